@@ -22,7 +22,8 @@ struct Control {
     // Not a vector, whose alignment would round the whole up past the last count.
     spare0: u32,
     spare1: u32,
-    // Steps that each tensor has taken.
+    // Steps that each tensor has taken; where a rule averages its iterates, then each tensor's sum of
+    // weights.
     counts: array<u32>,
 }
 

@@ -26,8 +26,9 @@ struct Verdict {
     coefficient: f32,
     // How many the tensor has.
     elements: f32,
-    spare0: u32,
-    spare1: vec2<u32>,
+    // Of this step in the average of the iterates.
+    share: f32,
+    spare: vec2<u32>,
 }
 
 const LEAVE: u32 = 0u;

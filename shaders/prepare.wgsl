@@ -13,6 +13,8 @@ override CLIP_TENSOR_NORM: bool = false;
 override CLIP_LARGEST: bool = false;
 // Whether the loss scale grows and backs off.
 override DYNAMIC_SCALE: bool = false;
+// Whether a rule averages its iterates.
+override AVERAGES: bool = false;
 // Whether a moving average of the weights is kept.
 override EMA: bool = false;
 override EMA_WARMUP: bool = false;
@@ -73,6 +75,16 @@ fn ema_weight(step: u32) -> f32 {
         decay = min(decay, (1.0 + f32(n)) / (10.0 + f32(n)));
     }
     return 1.0 - decay;
+}
+
+// The share of a tensor's step of size gamma in the average of its iterates, gamma^2 / sum of gamma^2;
+// adds it to the sum.
+fn share_of(tensor: u32, lane: Lane) -> f32 {
+    let gamma = lane.lr * lane.scalars[0];
+    let at = settings.tensors + tensor;
+    let sum = bitcast<f32>(control.counts[at]) + gamma * gamma;
+    control.counts[at] = bitcast<u32>(sum);
+    return select(gamma * gamma / sum, 0.0, sum == 0.0);
 }
 
 // Fills a lane from the step table: the rates of its group now, the scalars of the step that its
@@ -147,6 +159,9 @@ fn prepare(@builtin(local_invocation_index) thread: u32) {
         verdicts[i].elements = tensor.elements;
         if action == TAKE {
             control.counts[i] += 1u;
+            if AVERAGES && tensor.averages != 0u {
+                verdicts[i].share = share_of(i, lanes[tensor.lane]);
+            }
         }
     }
     if thread == 0u {

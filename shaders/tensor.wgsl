@@ -7,6 +7,7 @@ struct Tensor {
     first_partial: u32,
     partials: u32,
     elements: f32,
-    spare0: u32,
-    spare1: vec2<u32>,
+    // 1 where the rule averages its iterates.
+    averages: u32,
+    spare: vec2<u32>,
 }

@@ -44,6 +44,9 @@ impl OptimizerState {
         for tensor in &self.tensors {
             metadata.insert(format!("{}.rule", tensor.name), tensor.rule.clone());
             metadata.insert(format!("{}.steps", tensor.name), tensor.steps.to_string());
+            if tensor.weight_sum != 0.0 {
+                metadata.insert(format!("{}.weight_sum", tensor.name), format!("{:?}", tensor.weight_sum));
+            }
             let shape: Vec<usize> = tensor.shape.iter().map(|n| *n as usize).collect();
             for (slot, values) in &tensor.slots {
                 // safetensors holds little-endian words, as do all platforms that wgpu runs on.
@@ -87,6 +90,7 @@ impl OptimizerState {
                 shape: planned.spec.shape.clone(),
                 rule: metadata.rule(name, &mut problems),
                 steps: metadata.steps(name, &mut problems),
+                weight_sum: metadata.weight_sum(name, &mut problems),
                 slots,
             });
         }
@@ -158,6 +162,18 @@ impl<'a> Counts<'a> {
         self.0.get(&format!("{tensor}.rule")).cloned().unwrap_or_else(|| {
             problems.push(format!("metadata lacks the rule of {tensor:?}"));
             String::new()
+        })
+    }
+
+    /// 0 where there is none.
+    fn weight_sum(&self, tensor: &str, problems: &mut Vec<String>) -> f64 {
+        let key = format!("{tensor}.weight_sum");
+        if !self.0.contains_key(&key) {
+            return 0.0;
+        }
+        self.number(&key).unwrap_or_else(|e| {
+            problems.push(e.to_string());
+            0.0
         })
     }
 

@@ -209,7 +209,7 @@ fn set_option(
 fn check_rule(rule: &dyn Rule, common: &CommonOptions) -> Result<(), OptionError> {
     rule.check()?;
     if common.cautious && rule.reduction() != Reduction::None {
-        let problem = format!("rule {:?} scales by the norm of its update and takes no mask", rule.name());
+        let problem = format!("rule {:?} makes its own step and takes no mask", rule.name());
         return Err(OptionError::new("cautious", problem));
     }
     Ok(())

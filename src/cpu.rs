@@ -2,6 +2,8 @@
 //! in f32 the fast path for machines without a GPU.
 
 use ndarray::{ArrayD, ArrayViewD, ArrayViewMutD};
+
+mod evaluation;
 mod passes;
 
 use passes::Scan;
@@ -45,6 +47,7 @@ pub struct CpuOptimizer<F: Element> {
 #[derive(Debug, Clone)]
 struct SlotValues<F> {
     steps: u64,
+    weight_sum: f64,
     slots: Vec<Vec<F>>,
 }
 
@@ -74,6 +77,7 @@ struct Dense<'a, F> {
     ema: Option<&'a mut Vec<F>>,
     slots: &'a mut [Vec<F>],
     steps: &'a mut u64,
+    weight_sum: &'a mut f64,
     tensor: usize,
 }
 
@@ -96,7 +100,7 @@ impl<F: Element> CpuOptimizer<F> {
             .map(|t| {
                 let elements = if plan.is_live(t) { plan.tensors[t].elements as usize } else { 0 };
                 let slots = plan.initial_of(t).into_iter().map(|x| vec![F::of(x); elements]).collect();
-                SlotValues { steps: 0, slots }
+                SlotValues { steps: 0, weight_sum: 0.0, slots }
             })
             .collect();
         let loss_scale = plan.gradient.initial_scale();
@@ -190,7 +194,7 @@ impl<F: Element> CpuOptimizer<F> {
             report.clip_coefficient = self.plan.gradient.coefficient(norm);
             if !report.skipped {
                 let scales = passes::Scales { factor, coefficient: report.clip_coefficient, unscale };
-                let step = passes::prepare(&dense, &self.plan, &self.rates, scales, &scan);
+                let step = passes::prepare(&mut dense, &self.plan, &self.rates, scales, &scan);
                 passes::update(&mut dense, &self.plan, step);
                 passes::limit(&mut dense, &self.plan);
                 passes::average(&mut dense, &self.plan);
@@ -214,22 +218,26 @@ impl<F: Element> CpuOptimizer<F> {
         Ok(report)
     }
 
-    fn check(&self, tensors: &[CpuTensor<'_, F>]) -> Result<()> {
-        if tensors.len() != self.plan.tensors.len() {
-            let (given, expected) = (tensors.len(), self.plan.tensors.len());
+    fn check_shapes<'s>(&self, shapes: impl ExactSizeIterator<Item = &'s [usize]>) -> Result<()> {
+        if shapes.len() != self.plan.tensors.len() {
+            let (given, expected) = (shapes.len(), self.plan.tensors.len());
             return Err(Error::Config(format!("{given} tensors given to a step, expected {expected}")));
         }
+        for (shape, planned) in shapes.zip(&self.plan.tensors) {
+            let spec = &planned.spec;
+            if !fits(shape, &spec.shape) {
+                let problem = format!("parameters of shape {shape:?}, expected {:?}", spec.shape);
+                return Err(Error::tensor(&spec.name, problem));
+            }
+        }
+        Ok(())
+    }
+
+    fn check(&self, tensors: &[CpuTensor<'_, F>]) -> Result<()> {
+        self.check_shapes(tensors.iter().map(|t| t.params.shape()))?;
         for (tensor, planned) in tensors.iter().zip(&self.plan.tensors) {
             let spec = &planned.spec;
-            let fits = |shape: &[usize]| shape.iter().map(|n| *n as u64).eq(spec.shape.iter().copied());
-            if !fits(tensor.params.shape()) {
-                let shape = tensor.params.shape();
-                return Err(Error::tensor(
-                    &spec.name,
-                    format!("parameters of shape {shape:?}, expected {:?}", spec.shape),
-                ));
-            }
-            if let Some(gradient) = tensor.gradient.as_ref().filter(|g| !fits(g.shape())) {
+            if let Some(gradient) = tensor.gradient.as_ref().filter(|g| !fits(g.shape(), &spec.shape)) {
                 let shape = gradient.shape();
                 return Err(Error::tensor(
                     &spec.name,
@@ -249,6 +257,7 @@ impl<F: Element> CpuOptimizer<F> {
                 shape: self.plan.tensors[t].spec.shape.clone(),
                 rule: self.plan.group_of(t).rule.name().to_owned(),
                 steps: self.states[t].steps,
+                weight_sum: self.states[t].weight_sum,
                 slots: names.zip(self.states[t].slots.iter().cloned()).collect(),
             }
         });
@@ -274,6 +283,7 @@ impl<F: Element> CpuOptimizer<F> {
                 continue;
             };
             values.steps = saved.steps;
+            values.weight_sum = saved.weight_sum;
             for (slot, values) in self.plan.variant_of(t).kept().zip(&mut values.slots) {
                 if let Some((_, saved)) = saved.slots.iter().find(|(name, _)| name == slot.name) {
                     values.clone_from(saved);
@@ -288,6 +298,10 @@ impl<F: Element> CpuOptimizer<F> {
         self.rates.set_plateau(state.plateau);
         Ok(())
     }
+}
+
+fn fits(shape: &[usize], expected: &[u64]) -> bool {
+    shape.iter().map(|n| *n as u64).eq(expected.iter().copied())
 }
 
 /// Row-major copies of what is not so in the caller's memory.
@@ -328,13 +342,13 @@ fn dense<'a, F: Element>(
         };
         // Both are row-major by now: only a missing gradient is left out.
         if let (Some(params), Some(gradient)) = (params, gradient) {
-            let SlotValues { steps, slots } = states;
+            let SlotValues { steps, weight_sum, slots } = states;
             let (engine, slots) = slots.split_at_mut(plan.variant_of(tensor).engine.len());
             let (mut accumulated, mut ema) = (None, None);
             for (slot, values) in plan.variant_of(tensor).engine.iter().zip(engine) {
                 *(if slot.name == EMA { &mut ema } else { &mut accumulated }) = Some(values);
             }
-            dense.push(Dense { params, gradient, accumulated, ema, slots, steps, tensor });
+            dense.push(Dense { params, gradient, accumulated, ema, slots, steps, weight_sum, tensor });
         }
     }
     dense

@@ -3,6 +3,7 @@
 mod arena;
 mod bindings;
 mod context;
+mod evaluation;
 mod health;
 mod kernels;
 mod mailbox;

@@ -51,7 +51,8 @@ pub enum Decay {
     Coupled(f64),
     /// p shrinks by lr·λ·p beside the rule's step (Loshchilov & Hutter 2019).
     Decoupled(f64),
-    /// λ·p is added to the direction, and so to the norm that [`Reduction::UpdateNorm`] compares.
+    /// λ·p is added to the direction, and so to the norm that [`Reduction::UpdateNorm`] compares and to
+    /// the step that [`Reduction::Average`] averages.
     InRatio(f64),
 }
 
@@ -64,6 +65,9 @@ pub enum Reduction {
     /// multiplies the step. The update is computed twice, so the pass that measures it costs the
     /// update's reads once more.
     UpdateNorm,
+    /// The share of this step's iterate in the weighted average of all, γ² / Σγ², where γ is the learning
+    /// rate times the rule's first scalar. The engine keeps Σγ² by tensor, on the device.
+    Average,
 }
 
 /// An update rule, as configuration, layout and shader composition see it.
@@ -106,7 +110,10 @@ pub trait Rule: Options + CpuKernel + std::fmt::Debug + Send + Sync {
     /// What must be known of the update first. With [`Reduction::UpdateNorm`] the WGSL also has
     /// `fn ratio(p_norm: f32, u_norm: f32, h: Hyper) -> f32` and
     /// `fn finish(step: vec4<f32>, s: ptr<function, State>, h: Hyper) -> vec4<f32>`, which gets
-    /// lr·ratio·u and returns what is subtracted from p.
+    /// lr·ratio·u and returns what is subtracted from p. With [`Reduction::Average`] it has
+    /// `fn averaged(p: vec4<f32>, step: vec4<f32>, share: f32, s: ptr<function, State>, h: Hyper) -> vec4<f32>`,
+    /// which gets lr·u and returns what is subtracted from p, and
+    /// `fn evaluated(p: vec4<f32>, s: State, h: Hyper) -> vec4<f32>`, the weights to evaluate with.
     fn reduction(&self) -> Reduction {
         Reduction::None
     }

@@ -17,6 +17,7 @@ mod nadam;
 mod radam;
 mod rmsprop;
 mod rprop;
+mod schedule_free_adamw;
 mod sgd;
 mod yogi;
 
@@ -35,6 +36,7 @@ pub use nadam::NAdam;
 pub use radam::RAdam;
 pub use rmsprop::RmsProp;
 pub use rprop::Rprop;
+pub use schedule_free_adamw::ScheduleFreeAdamW;
 pub use sgd::Sgd;
 pub use yogi::Yogi;
 
@@ -58,6 +60,7 @@ pub fn all() -> Vec<Box<dyn Rule>> {
         Box::new(Adan::default()),
         Box::new(Lamb::default()),
         Box::new(Lars::default()),
+        Box::new(ScheduleFreeAdamW::default()),
     ]
 }
 

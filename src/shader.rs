@@ -124,6 +124,7 @@ pub fn prepare(plan: &Plan) -> Kernel {
     let dynamic = matches!(gradient.loss_scale, Some(LossScale::Dynamic(_)));
     let constants = vec![
         ("DYNAMIC_SCALE", flag(dynamic)),
+        ("AVERAGES", flag(plan.averages())),
         ("EMA", flag(plan.ema.is_some())),
         ("EMA_WARMUP", flag(plan.ema.as_ref().is_some_and(|ema| ema.warmup))),
         ("SCAN", flag(gradient.needs_scan())),
@@ -178,6 +179,7 @@ pub fn update(
         Stepping::Plain => file!("step/plain.wgsl"),
         Stepping::Ratio => file!("step/ratio.wgsl"),
         Stepping::Cautious => file!("step/cautious.wgsl"),
+        Stepping::Averaged => file!("step/averaged.wgsl"),
     });
     if variant.measures() {
         if !watched {
@@ -228,6 +230,15 @@ pub fn swap(variant: &Variant, access: Access) -> Kernel {
     source.push_str(file!("swap.wgsl"));
     source.push_str(file!("control.wgsl"));
     ema_kernel(source, "swap_weights", variant, access)
+}
+
+/// The kernel that replaces weights by those to evaluate with, for a variant that averages its iterates.
+pub fn evaluate(variant: &Variant, gradient: &GradientConfig, access: Access) -> Kernel {
+    let mut source = rule(variant, gradient, access);
+    source.push_str(file!("evaluate.wgsl"));
+    source.push_str(file!("control.wgsl"));
+    source.push_str(file!("workgroup.wgsl"));
+    kernel(source, "evaluate", proposing(variant, gradient))
 }
 
 fn ema_kernel(mut source: String, entry: &'static str, variant: &Variant, access: Access) -> Kernel {

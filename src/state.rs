@@ -34,6 +34,8 @@ pub struct TensorState<F = f32> {
     pub rule: String,
     /// Steps that it has taken.
     pub steps: u64,
+    /// Σγ² of a rule that averages its iterates; 0 for others.
+    pub weight_sum: f64,
     /// Its slots by name, each with as many values as the tensor has elements.
     pub slots: Vec<(String, Vec<F>)>,
 }
@@ -99,6 +101,10 @@ impl<F> OptimizerState<F> {
             if tensor.steps > self.steps_taken {
                 let (own, all) = (tensor.steps, self.steps_taken);
                 problems.push(format!("{name:?} took {own} steps of {all} in all"));
+            }
+            let wants_sum = plan.variant_of(index).averages() && tensor.steps > 0;
+            if !(tensor.weight_sum.is_finite() && tensor.weight_sum >= 0.0) || (tensor.weight_sum > 0.0 && !wants_sum) {
+                problems.push(format!("{name:?} has a weight_sum of {}", tensor.weight_sum));
             }
             let kept: Vec<_> = plan.variant_of(index).kept().map(|s| s.name).collect();
             for slot in &kept {

@@ -91,6 +91,8 @@ pub enum Stepping {
     Ratio,
     /// Where it agrees with the gradient in sign.
     Cautious,
+    /// As the rule makes of its share in the average of the iterates.
+    Averaged,
 }
 
 /// A pass of a step over memory.
@@ -122,6 +124,7 @@ impl Stepping {
     fn of(rule: &dyn Rule, common: &CommonOptions) -> Self {
         match rule.reduction() {
             Reduction::UpdateNorm => Self::Ratio,
+            Reduction::Average => Self::Averaged,
             Reduction::None if common.cautious => Self::Cautious,
             Reduction::None => Self::Plain,
         }
@@ -150,7 +153,12 @@ impl Variant {
 
     /// Whether the update must be measured before it is applied.
     pub fn measures(&self) -> bool {
-        self.stepping != Stepping::Plain
+        matches!(self.stepping, Stepping::Ratio | Stepping::Cautious)
+    }
+
+    /// Whether the rule averages its iterates.
+    pub fn averages(&self) -> bool {
+        self.stepping == Stepping::Averaged
     }
 
     /// The slots that are kept, in the order of the state's memory.
@@ -246,6 +254,11 @@ impl Plan {
     /// Whether any tensor's update must be measured first.
     pub fn measures(&self) -> bool {
         self.variants.iter().any(Variant::measures)
+    }
+
+    /// Whether any tensor's iterates are averaged.
+    pub fn averages(&self) -> bool {
+        self.variants.iter().any(Variant::averages)
     }
 
     /// What a tensor's kept slots start from, in the order of the state's memory.

@@ -27,6 +27,17 @@ pub trait Twin: Sync {
     fn finish<F: Float>(&self, step: F, _s: &mut Self::State<F>, _h: &Self::Hyper<F>) -> F {
         step
     }
+
+    /// What is subtracted from p, from lr·u and the step's share in the average of the iterates. Only
+    /// rules that ask for [`Reduction::Average`](crate::Reduction::Average) have one.
+    fn averaged<F: Float>(&self, _p: F, step: F, _share: F, _s: &mut Self::State<F>, _h: &Self::Hyper<F>) -> F {
+        step
+    }
+
+    /// The weight to evaluate with. Likewise.
+    fn evaluated<F: Float>(&self, p: F, _s: &Self::State<F>, _h: &Self::Hyper<F>) -> F {
+        p
+    }
 }
 
 /// An array of slots, `[F; N]`.
@@ -52,7 +63,7 @@ impl<F: Copy, const N: usize> SlotArray<F> for [F; N] {
 }
 
 /// What the engine does around the rule for every element of a block.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct Around {
     /// What multiplies the direction.
     pub lr: f64,
@@ -76,6 +87,8 @@ pub struct Around {
     pub cautious: Option<f64>,
     /// Norms of the tensor's parameters and update, for rules that ask for them.
     pub norms: Option<[f64; 2]>,
+    /// The step's share in the average of the iterates, for rules that ask for it.
+    pub share: Option<f64>,
     /// Limit of each parameter.
     pub weight_clip: Option<f64>,
 }
@@ -117,6 +130,10 @@ pub trait CpuKernel {
     fn measure_f32(&self, block: Block<'_, f32>) -> Measure;
     /// Measures in f64; changes nothing.
     fn measure_f64(&self, block: Block<'_, f64>) -> Measure;
+    /// Replaces the parameters by those to evaluate with, in f32. Without averaged iterates they are.
+    fn evaluate_f32(&self, _block: Block<'_, f32>) {}
+    /// Replaces the parameters by those to evaluate with, in f64. Likewise.
+    fn evaluate_f64(&self, _block: Block<'_, f64>) {}
 }
 
 impl<T: Twin> CpuKernel for T {
@@ -132,6 +149,12 @@ impl<T: Twin> CpuKernel for T {
     fn measure_f64(&self, block: Block<'_, f64>) -> Measure {
         dispatch::<T, f64, true>(self, block)
     }
+    fn evaluate_f32(&self, block: Block<'_, f32>) {
+        evaluate(self, block);
+    }
+    fn evaluate_f64(&self, block: Block<'_, f64>) {
+        evaluate(self, block);
+    }
 }
 
 /// A number type that the CPU backend computes in: `f32` or `f64`.
@@ -140,6 +163,8 @@ pub trait Element: Float {
     fn update(kernel: &dyn CpuKernel, block: Block<'_, Self>);
     /// Runs the kernel's measure for this type.
     fn measure(kernel: &dyn CpuKernel, block: Block<'_, Self>) -> Measure;
+    /// Runs the kernel's evaluation for this type.
+    fn evaluate(kernel: &dyn CpuKernel, block: Block<'_, Self>);
 }
 
 impl Element for f32 {
@@ -149,6 +174,9 @@ impl Element for f32 {
     fn measure(kernel: &dyn CpuKernel, block: Block<'_, Self>) -> Measure {
         kernel.measure_f32(block)
     }
+    fn evaluate(kernel: &dyn CpuKernel, block: Block<'_, Self>) {
+        kernel.evaluate_f32(block);
+    }
 }
 
 impl Element for f64 {
@@ -157,6 +185,9 @@ impl Element for f64 {
     }
     fn measure(kernel: &dyn CpuKernel, block: Block<'_, Self>) -> Measure {
         kernel.measure_f64(block)
+    }
+    fn evaluate(kernel: &dyn CpuKernel, block: Block<'_, Self>) {
+        kernel.evaluate_f64(block);
     }
 }
 
@@ -250,7 +281,10 @@ fn run<T: Twin, F: Float, const MEASURE: bool>(rule: &T, block: Block<'_, F>) ->
                 continue;
             }
             let u = if around.cautious.is_some() && !agrees { F::zero() } else { u };
-            let step = rule.finish(lr * u, &mut state, &h);
+            let step = match around.share {
+                Some(share) => rule.averaged(*p, lr * u, F::of(share), &mut state, &h),
+                None => rule.finish(lr * u, &mut state, &h),
+            };
             for (lane, value) in lanes.iter_mut().zip(state.as_slice()) {
                 lane[i] = *value;
             }
@@ -266,6 +300,15 @@ fn run<T: Twin, F: Float, const MEASURE: bool>(rule: &T, block: Block<'_, F>) ->
         }
     }
     measure
+}
+
+/// Replaces parameters by those to evaluate with.
+fn evaluate<T: Twin, F: Float>(rule: &T, block: Block<'_, F>) {
+    let h = T::Hyper::<F>::from_row(block.scalars);
+    for (i, p) in block.params.iter_mut().enumerate() {
+        let value = |slot| block.active.iter().position(|a| *a == slot).map_or(F::zero(), |at| block.slots[at][i]);
+        *p = rule.evaluated(*p, &T::State::<F>::from_fn(value), &h);
+    }
 }
 
 #[cfg(test)]
@@ -293,6 +336,7 @@ mod tests {
             zero_nonfinite: true,
             cautious: Some(1.5),
             norms: None,
+            share: None,
             weight_clip: Some(1e10),
         };
         let scalars = rule.scalars(3);

@@ -52,6 +52,8 @@ struct Outcome {
     first: Vec<Vec<f64>>,
     last: Vec<Vec<f64>>,
     slots: Named,
+    /// The weights to evaluate with, where they are others.
+    evaluation: Option<Vec<Vec<f64>>>,
 }
 
 fn folder() -> PathBuf {
@@ -155,7 +157,11 @@ fn run_cpu<F: Element + Into<f64>>(inputs: &Inputs, case: &Case) -> Outcome {
             first = wide(&params);
         }
     }
-    Outcome { first, last: wide(&params), slots: slots(&optimizer.state()) }
+    let evaluation = optimizer.plan().averages().then(|| {
+        let views: Vec<_> = params.iter_mut().map(|p| p.view_mut()).collect();
+        wide(&optimizer.evaluation_weights(&views).unwrap())
+    });
+    Outcome { first, last: wide(&params), slots: slots(&optimizer.state()), evaluation }
 }
 
 fn run_gpu(inputs: &Inputs, case: &Case) -> Outcome {
@@ -174,7 +180,15 @@ fn run_gpu(inputs: &Inputs, case: &Case) -> Outcome {
             first = read(&optimizer);
         }
     }
-    Outcome { first, last: read(&optimizer), slots: slots(&optimizer.state_blocking().unwrap()) }
+    let last = read(&optimizer);
+    let evaluation = optimizer.plan().averages().then(|| {
+        submit(&gpu, |encoder| optimizer.begin_evaluation(encoder).unwrap());
+        let weights = read(&optimizer);
+        submit(&gpu, |encoder| optimizer.end_evaluation(encoder).unwrap());
+        assert_eq!(read(&optimizer), last, "training goes on where it was");
+        weights
+    });
+    Outcome { first, last, slots: slots(&optimizer.state_blocking().unwrap()), evaluation }
 }
 
 /// Every figure of a case that is over its limit, in words.
@@ -187,7 +201,9 @@ fn misses(inputs: &Inputs, case: &Case, outcome: &Outcome, limit: f64, forgive_p
     for (index, spec) in inputs.specs.iter().enumerate() {
         let name = &spec.name;
         let start = wide(&inputs.params[index]);
-        let stages = [("step01", &outcome.first[index]), ("final", &outcome.last[index])];
+        let mut stages = vec![("step01", &outcome.first[index]), ("final", &outcome.last[index])];
+        assert_eq!(outcome.evaluation.is_some(), case.expected.contains_key(&format!("eval/{name}")), "{}", case.name);
+        stages.extend(outcome.evaluation.iter().map(|weights| ("eval", &weights[index])));
         for (stage, values) in stages {
             let expected = &case.expected[&format!("{stage}/{name}")];
             let error = update_error(values, expected, &start);

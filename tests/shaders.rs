@@ -85,6 +85,9 @@ fn add_plan(label: &str, plan: &Plan, add: &mut impl FnMut(String, Kernel)) {
     for access in accesses() {
         add(format!("update {access:?} {label}"), shader::update(code, gradient, weights, access, false));
         add(format!("watched update {access:?} {label}"), shader::update(code, gradient, weights, access, true));
+        if code.averages() {
+            add(format!("evaluate {access:?} {label}"), shader::evaluate(code, gradient, access));
+        }
         if code.measures() {
             add(format!("measure {access:?} {label}"), shader::measure(code, gradient, access));
         }

@@ -102,6 +102,8 @@ fn convert<A, B>(state: &OptimizerState<A>, f: impl Fn(&A) -> B + Copy) -> Optim
         shape: t.shape.clone(),
         rule: t.rule.clone(),
         steps: t.steps,
+        // The GPU keeps it in f32.
+        weight_sum: f64::from(t.weight_sum as f32),
         slots: t.slots.iter().map(|(name, values)| (name.clone(), values.iter().map(f).collect())).collect(),
     });
     OptimizerState {

@@ -69,6 +69,7 @@ fn around(plan: &Plan) -> Around {
         zero_nonfinite: plan.gradient.on_nonfinite == OnNonfinite::Zero,
         cautious: None,
         norms: None,
+        share: None,
         weight_clip: plan.weights.clip_value,
     }
 }
@@ -136,7 +137,7 @@ pub fn scan<F: Element>(dense: &[Dense<'_, F>], plan: &Plan, unscale: f64) -> Sc
 
 /// The numbers of each tensor's update. Counts the step.
 pub fn prepare<F: Element>(
-    dense: &[Dense<'_, F>],
+    dense: &mut [Dense<'_, F>],
     plan: &Plan,
     rates: &Rates,
     scales: Scales,
@@ -144,7 +145,7 @@ pub fn prepare<F: Element>(
 ) -> Vec<TensorStep> {
     // Tensors of a group mostly have the same count, and a rule's scalars take powers.
     let mut known: HashMap<(usize, u64), Scalars> = HashMap::new();
-    let mut step = |(index, d): (usize, &Dense<'_, F>)| {
+    let mut step = |(index, d): (usize, &mut Dense<'_, F>)| {
         let group = plan.tensors[d.tensor].group;
         let at = *d.steps + 1;
         let scalars = *known.entry((group, at)).or_insert_with(|| plan.groups[group].rule.scalars(at));
@@ -165,11 +166,18 @@ pub fn prepare<F: Element>(
             sign: rate.sign,
             unscale: scales.unscale,
             coefficient: own,
+            share: plan.variant_of(d.tensor).averages().then(|| share(d.weight_sum, lr * scalars[0])),
             ..around(plan)
         };
         TensorStep { scalars, around }
     };
-    dense.iter().enumerate().map(&mut step).collect()
+    dense.iter_mut().enumerate().map(&mut step).collect()
+}
+
+/// The share of a step of size γ in the average of the iterates, γ² / Σγ²; adds it to the sum.
+fn share(sum: &mut f64, gamma: f64) -> f64 {
+    *sum += gamma * gamma;
+    if *sum == 0.0 { 0.0 } else { gamma * gamma / *sum }
 }
 
 /// Updates parameters and state.
@@ -199,7 +207,7 @@ fn measure<F: Element>(dense: &mut [Dense<'_, F>], plan: &Plan, steps: &mut [Ten
     }
     for ((d, step), total) in dense.iter().zip(steps).zip(totals) {
         match plan.variant_of(d.tensor).stepping {
-            Stepping::Plain => {}
+            Stepping::Plain | Stepping::Averaged => {}
             Stepping::Ratio => step.around.norms = Some([total.params.sqrt(), total.update.sqrt()]),
             Stepping::Cautious => {
                 step.around.cautious = Some(plan.tensors[d.tensor].elements as f64 / (total.kept as f64 + 1.0));

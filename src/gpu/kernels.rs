@@ -32,6 +32,7 @@ pub struct SpanKernels {
     pub limit: Option<wgpu::ComputePipeline>,
     pub average: Option<wgpu::ComputePipeline>,
     pub swap: Option<wgpu::ComputePipeline>,
+    pub evaluate: Option<wgpu::ComputePipeline>,
 }
 
 impl Kernels {
@@ -95,6 +96,7 @@ impl Kernels {
             limit: None,
             average: None,
             swap: None,
+            evaluate: None,
         };
         if self.watched {
             let kernel = shader::update(code, &plan.gradient, &plan.weights, access, true);
@@ -114,6 +116,10 @@ impl Kernels {
             let average = shader::average(code, access);
             kernels.average = Some(build(average, Author::Ours, tables::update_bindings(false))?);
             kernels.swap = Some(build(shader::swap(code, access), Author::Ours, tables::swap_bindings())?);
+        }
+        if code.averages() {
+            let kernel = shader::evaluate(code, &plan.gradient, access);
+            kernels.evaluate = Some(build(kernel, author, tables::evaluate_bindings())?);
         }
         self.spans.insert((variant, access), kernels);
         Ok(())

@@ -2,6 +2,7 @@ use std::sync::Arc;
 
 use super::bindings::{BoundSpan, SpanCache, WindowBuffers};
 use super::context::Gpu;
+use super::evaluation::Evaluation;
 use super::health::Monitor;
 use super::kernels::Kernels;
 use super::overlap::ParamMap;
@@ -44,13 +45,14 @@ pub struct Optimizer {
     bound: Option<Bound>,
     zero_gradients: bool,
     monitor: Option<Monitor>,
+    pub(super) evaluation: Evaluation,
     pub(super) reports: Reports,
     pub(super) latest: Option<Snapshot>,
 }
 
 #[derive(Debug, Clone)]
-struct Bound {
-    spans: Arc<[BoundSpan]>,
+pub(super) struct Bound {
+    pub spans: Arc<[BoundSpan]>,
     absent: Arc<[usize]>,
 }
 
@@ -72,7 +74,7 @@ impl Optimizer {
         let tables = Tables::new(gpu, &plan, &layout, &step_table)?;
         let spans = SpanCache::new(plan.gradient.accumulates());
         let mut optimizer = Self {
-            reports: Reports::new(gpu, tables::control_bytes(tensors.len()))?,
+            reports: Reports::new(gpu, tables::control_bytes(&plan))?,
             kernels: Kernels::new(gpu, &plan)?,
             gpu: gpu.clone(),
             plan,
@@ -87,6 +89,7 @@ impl Optimizer {
             bound: None,
             zero_gradients: false,
             monitor: None,
+            evaluation: Evaluation::default(),
             latest: None,
         };
         optimizer.build_kernels()?;
@@ -98,8 +101,10 @@ impl Optimizer {
     ///
     /// # Errors
     /// [`Error::StepTableFull`] if thousands of recorded steps are not yet done, a lost device, or a
-    /// gradient buffer that the device refuses to bind. Nothing is recorded then.
+    /// gradient buffer that the device refuses to bind; an evaluation that has begun and not ended.
+    /// Nothing is recorded then.
     pub fn step(&mut self, encoder: &mut wgpu::CommandEncoder) -> Result<()> {
+        self.check_training("step")?;
         self.collect()?;
         let bound = self.bind()?;
         self.step_table.reserve(&self.gpu, &self.plan, &self.rates, self.reports.dropped())?;
@@ -154,7 +159,7 @@ impl Optimizer {
         Ok(self.monitor.as_mut().and_then(|monitor| monitor.latest(&self.plan)))
     }
 
-    fn recorder<'a>(&'a self, spans: &'a [BoundSpan], watch: Option<&'a Watch>) -> Recorder<'a> {
+    pub(super) fn recorder<'a>(&'a self, spans: &'a [BoundSpan], watch: Option<&'a Watch>) -> Recorder<'a> {
         Recorder {
             plan: &self.plan,
             limits: self.gpu.limits(),
@@ -163,22 +168,6 @@ impl Optimizer {
             spans,
             watch,
         }
-    }
-
-    /// Records the exchange of all parameters with their moving average: once to evaluate with it, once
-    /// more to go on training. Tensors that have no average yet, or no gradient bound, stay as they
-    /// are.
-    ///
-    /// # Errors
-    /// No `[ema]` is configured, or the device is lost.
-    pub fn swap_ema(&mut self, encoder: &mut wgpu::CommandEncoder) -> Result<()> {
-        if self.plan.ema.is_none() {
-            return Err(Error::Config("no moving average is kept: the configuration has no [ema]".to_owned()));
-        }
-        let bound = self.bind()?;
-        let descriptor = wgpu::ComputePassDescriptor { label: Some("swap weights"), timestamp_writes: None };
-        self.recorder(&bound.spans, None).swap(&mut encoder.begin_compute_pass(&descriptor));
-        Ok(())
     }
 
     /// The newest report that has arrived. Never waits; steps submitted just now are not in it.
@@ -364,7 +353,7 @@ impl Optimizer {
     }
 
     /// The dispatches for the gradients as they are bound now.
-    fn bind(&mut self) -> Result<Bound> {
+    pub(super) fn bind(&mut self) -> Result<Bound> {
         if let Some(bound) = &self.bound {
             return Ok(bound.clone());
         }

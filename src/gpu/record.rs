@@ -44,6 +44,11 @@ impl Recorder<'_> {
         self.each(pass, &self.tables.swap, |k| k.swap.as_ref());
     }
 
+    /// Replaces weights by those to evaluate with.
+    pub fn evaluate(&self, pass: &mut wgpu::ComputePass<'_>) {
+        self.each(pass, &self.tables.evaluate, |k| k.evaluate.as_ref());
+    }
+
     fn scan<'k>(
         &self,
         pass: &mut wgpu::ComputePass<'_>,

@@ -58,8 +58,9 @@ pub struct TensorRow {
     pub first_partial: u32,
     pub partials: u32,
     pub elements: f32,
-    pub spare0: u32,
-    pub spare1: [u32; 2],
+    /// 1 where the rule averages its iterates.
+    pub averages: u32,
+    pub spare: [u32; 2],
 }
 
 /// The head of `Control` of `shaders/control.wgsl`; the tensors' counts follow.
@@ -131,8 +132,8 @@ pub struct Verdict {
     pub exponent: i32,
     pub coefficient: f32,
     pub elements: f32,
-    pub spare0: u32,
-    pub spare1: [u32; 2],
+    pub share: f32,
+    pub spare: [u32; 2],
 }
 
 /// The first four words of a lane in the step table, which `resolve` in `shaders/prepare.wgsl` reads.

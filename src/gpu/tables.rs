@@ -25,6 +25,7 @@ pub struct Tables {
     pub weigh: wgpu::BindGroup,
     pub limit: wgpu::BindGroup,
     pub swap: wgpu::BindGroup,
+    pub evaluate: wgpu::BindGroup,
     settings: wgpu::Buffer,
     settings_row: Settings,
     tensors: wgpu::Buffer,
@@ -97,6 +98,10 @@ pub fn swap_bindings() -> Bindings {
     vec![(0, Kind::Read), (1, Kind::Uniform), (2, Kind::Read)]
 }
 
+pub fn evaluate_bindings() -> Bindings {
+    vec![(0, Kind::Read), (1, Kind::Uniform), (2, Kind::Read), (3, Kind::Read), (4, Kind::Read)]
+}
+
 pub fn limit_bindings() -> Bindings {
     vec![(0, Kind::Read), (1, Kind::Uniform), (2, Kind::Read), (3, Kind::Read)]
 }
@@ -106,9 +111,11 @@ fn bind(gpu: &Gpu, label: &str, bindings: &Bindings, buffers: &[&wgpu::Buffer]) 
     gpu.bind_group(label, &gpu.layout(bindings)?, &entries)
 }
 
-/// Bytes of the control block with the tensors' counts.
-pub fn control_bytes(tensors: usize) -> u64 {
-    (size_of::<Control>() + 4 * tensors.max(1)) as u64
+/// Bytes of the control block with the tensors' counts, and where a rule averages its iterates their
+/// sums of weights.
+pub fn control_bytes(plan: &Plan) -> u64 {
+    let words = if plan.averages() { 2 } else { 1 };
+    (size_of::<Control>() + 4 * words * plan.tensors.len().max(1)) as u64
 }
 
 impl Tables {
@@ -143,8 +150,8 @@ impl Tables {
                     first_partial,
                     partials,
                     elements: plan.tensors[t].elements as f32,
-                    spare0: 0,
-                    spare1: [0; 2],
+                    averages: (live && plan.variant_of(t).averages()).into(),
+                    spare: [0; 2],
                 }
             })
             .collect();
@@ -182,7 +189,7 @@ impl Tables {
         gpu.queue().write_buffer(&settings, 0, bytemuck::bytes_of(&settings_row));
 
         let copied = storage | BufferUsages::COPY_DST | BufferUsages::COPY_SRC;
-        let control = gpu.buffer("control", control_bytes(plan.tensors.len()), copied)?;
+        let control = gpu.buffer("control", control_bytes(plan), copied)?;
         let scale = gradient.initial_scale();
         let start = Control { loss_scale: scale as f32, unscale: gradient.unscale(scale) as f32, ..Control::default() };
         gpu.queue().write_buffer(&control, 0, bytemuck::bytes_of(&start));
@@ -208,6 +215,7 @@ impl Tables {
         let sum = group("sums", &sum_bindings(), &[&settings, &tensors, &partials, &sums])?;
         let weigh = group("weigh", &weigh_bindings(), &[&blocks, &settings, &verdicts, &partials])?;
         let swap = group("swap", &swap_bindings(), &[&blocks, &settings, &control])?;
+        let evaluate = group("evaluate", &evaluate_bindings(), &[&blocks, &settings, &verdicts, &lanes, &control])?;
         let limit = group("limit", &limit_bindings(), &[&blocks, &settings, &verdicts, &sums])?;
         let measure = group("measure", &measure_bindings(), &[&blocks, &settings, &verdicts, &lanes, &partials])?;
         let update_by_sums =
@@ -226,6 +234,7 @@ impl Tables {
             weigh,
             limit,
             swap,
+            evaluate,
             settings,
             settings_row,
             tensors,

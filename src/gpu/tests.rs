@@ -185,7 +185,7 @@ fn rows_equal_the_structs_of_every_kernel() {
     });
     let block = members!(BlockRow { tensor, number, len, start, state, partial, spare });
     let span = members!(SpanRow { first_block, blocks, gradient_shift, spare });
-    let tensor = members!(TensorRow { lane, live, first_partial, partials, elements, spare0, spare1 });
+    let tensor = members!(TensorRow { lane, live, first_partial, partials, elements, averages, spare });
     let control = members!(Control {
         taken,
         skipped,
@@ -206,7 +206,7 @@ fn rows_equal_the_structs_of_every_kernel() {
     });
     let partial = members!(Partial { small, middle, large, largest, count, zeros, spare });
     let lane = members!(Lane { lr, lr_decoupled, coupled, in_ratio, sign, unscale, ema_weight, spare, scalars });
-    let verdict = members!(Verdict { action, lane, exponent, coefficient, elements, spare0, spare1 });
+    let verdict = members!(Verdict { action, lane, exponent, coefficient, elements, share, spare });
 
     let lamb = rules::Lamb::default();
     let plan = full(&lamb);

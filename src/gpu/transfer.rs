@@ -78,6 +78,7 @@ impl Optimizer {
                     shape: self.tensors[t].spec.shape.clone(),
                     rule: self.plan.group_of(t).rule.name().to_owned(),
                     steps: counts[t].into(),
+                    weight_sum: self.weight_sum(&counts, t),
                     slots: kept.map(|s| (s.name.to_owned(), vec![0.0; elements])).collect(),
                 }
             })
@@ -104,6 +105,12 @@ impl Optimizer {
             plateau: self.rates.plateau(),
             tensors,
         }
+    }
+
+    /// A tensor's Σγ², which follows all tensors' counts.
+    fn weight_sum(&self, counts: &[u32], tensor: usize) -> f64 {
+        let bits = counts.get(self.tensors.len() + tensor).filter(|_| self.plan.variant_of(tensor).averages());
+        bits.map_or(0.0, |bits| f32::from_bits(*bits).into())
     }
 
     /// Replaces the state, after all that is submitted so far is done. Steps recorded before and
@@ -149,6 +156,11 @@ impl Optimizer {
         self.gpu.queue().write_buffer(&self.tables.control, 0, bytemuck::bytes_of(&head));
         let counts_at = size_of::<Control>() as u64;
         self.gpu.queue().write_buffer(&self.tables.control, counts_at, bytemuck::cast_slice(&counts));
+        if self.plan.averages() {
+            let sums: Vec<_> = saved.iter().map(|s| s.map_or(0.0, |s| s.weight_sum as f32)).collect();
+            let at = counts_at + 4 * counts.len() as u64;
+            self.gpu.queue().write_buffer(&self.tables.control, at, bytemuck::cast_slice(&sums));
+        }
         self.latest = None;
         // A tensor that is behind follows its own count.
         self.reports.forget();

@@ -1,0 +1,37 @@
+// Schedule-free AdamW (Defazio et al. 2024, "The Road Less Scheduled"), the paper's form. z takes the
+// steps, x averages them, and the gradient is taken at y = (1 - beta1)*z + beta1*x, which is the
+// parameter; x is not stored.
+
+struct Hyper {
+    // Of the learning rate: bias correction and warm-up.
+    size: f32,
+    beta1: f32,
+    beta2_complement: f32,
+    eps: f32,
+    // 1 at the first step, where z starts from y.
+    first: f32,
+}
+
+struct State {
+    z: vec4<f32>,
+    exp_avg_sq: vec4<f32>,
+}
+
+fn direction(p: vec4<f32>, g: vec4<f32>, s: ptr<function, State>, h: Hyper) -> vec4<f32> {
+    let exp_avg_sq = average((*s).exp_avg_sq, square(g), h.beta2_complement);
+    (*s).exp_avg_sq = exp_avg_sq;
+    return g / (sqrt(exp_avg_sq) + h.eps);
+}
+
+// With d = size*step, z <- z - d and x <- x + share*(z - x), y moves by share*(y - z) + (1 - beta1*(1 - share))*d.
+fn averaged(p: vec4<f32>, step: vec4<f32>, share: f32, s: ptr<function, State>, h: Hyper) -> vec4<f32> {
+    let z = select((*s).z, p, h.first != 0.0);
+    let d = h.size * step;
+    (*s).z = z - d;
+    return share * (p - z) + (1.0 - h.beta1 * (1.0 - share)) * d;
+}
+
+// x
+fn evaluated(p: vec4<f32>, s: State, h: Hyper) -> vec4<f32> {
+    return (p - (1.0 - h.beta1) * s.z) / h.beta1;
+}

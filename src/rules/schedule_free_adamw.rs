@@ -1,0 +1,113 @@
+use crate::float::Float;
+use crate::hyper::Scalars;
+use crate::maths::{average, correction, square};
+use crate::options::{OptionError, check};
+use crate::rule::{Decay, Reduction, Rule, Slot};
+use crate::twin::Twin;
+
+crate::options! {
+    /// Schedule-free AdamW, as in the paper: z takes AdamW's steps of size
+    /// `γ = lr·√(1−β₂ᵗ)·min(1, t/warmup_steps)`, x averages them by `γ²/Σγ²`, and the parameter is
+    /// `y = (1−β₁)z + β₁x`, where gradients are taken. Evaluate with x. Package `schedulefree` has it as
+    /// `AdamWScheduleFreePaper`; its `AdamWScheduleFree` corrects the second moment instead of γ.
+    pub struct ScheduleFreeAdamW {
+        /// Learning rate. Needs no schedule; a warm-up should be the rule's own.
+        pub lr: f64 = 1e-3,
+        /// How far y is from z to x, and the share of the old second moment that stays. The first is
+        /// above 0.
+        pub betas: [f64; 2] = [0.9, 0.999],
+        /// Added to the root.
+        pub eps: f64 = 1e-8,
+        /// λ of the decay of y within z's step.
+        pub weight_decay: f64 = 0.0,
+        /// Steps over which γ rises.
+        pub warmup_steps: u64 = 0,
+    }
+}
+
+crate::hyper! {
+    /// Scalars of [`ScheduleFreeAdamW`].
+    pub struct ScheduleFreeAdamWHyper {
+        size,
+        beta1,
+        beta2_complement,
+        eps,
+        first,
+    }
+}
+
+impl Rule for ScheduleFreeAdamW {
+    fn name(&self) -> &'static str {
+        "schedule_free_adamw"
+    }
+    fn reference(&self) -> &'static str {
+        "Defazio et al. 2024"
+    }
+    fn lr(&self) -> f64 {
+        self.lr
+    }
+    fn decay(&self) -> Decay {
+        Decay::InRatio(self.weight_decay)
+    }
+    fn slots(&self) -> Vec<Slot> {
+        vec![Slot::signed("z"), Slot::unsigned("exp_avg_sq")]
+    }
+    fn wgsl(&self) -> &str {
+        include_str!("../../shaders/rules/schedule_free_adamw.wgsl")
+    }
+    fn reduction(&self) -> Reduction {
+        Reduction::Average
+    }
+    fn scalar_names(&self) -> &'static [&'static str] {
+        ScheduleFreeAdamWHyper::NAMES
+    }
+    fn scalars(&self, step: u64) -> Scalars {
+        let warm = if step < self.warmup_steps { step as f64 / self.warmup_steps as f64 } else { 1.0 };
+        ScheduleFreeAdamWHyper {
+            size: correction(self.betas[1], step).sqrt() * warm,
+            beta1: self.betas[0],
+            beta2_complement: 1.0 - self.betas[1],
+            eps: self.eps,
+            first: if step == 1 { 1.0 } else { 0.0 },
+        }
+        .row()
+    }
+    fn check(&self) -> Result<(), OptionError> {
+        check::non_negative("lr", self.lr)?;
+        check::rates("betas", &self.betas)?;
+        if self.betas[0] == 0.0 {
+            return Err(OptionError::new(
+                "betas",
+                "the first must be above 0: the weights to evaluate with divide by it",
+            ));
+        }
+        check::divisor("eps", self.eps)?;
+        check::non_negative("weight_decay", self.weight_decay)
+    }
+    fn boxed(&self) -> Box<dyn Rule> {
+        Box::new(self.clone())
+    }
+}
+
+impl Twin for ScheduleFreeAdamW {
+    type State<F: Float> = [F; 2];
+    type Hyper<F: Float> = ScheduleFreeAdamWHyper<F>;
+
+    #[inline(always)]
+    fn direction<F: Float>(&self, _p: F, g: F, s: &mut [F; 2], h: &ScheduleFreeAdamWHyper<F>) -> F {
+        s[1] = average(s[1], square(g), h.beta2_complement);
+        g / (s[1].sqrt() + h.eps)
+    }
+
+    #[inline(always)]
+    fn averaged<F: Float>(&self, p: F, step: F, share: F, s: &mut [F; 2], h: &ScheduleFreeAdamWHyper<F>) -> F {
+        let z = if h.first != F::zero() { p } else { s[0] };
+        let d = h.size * step;
+        s[0] = z - d;
+        share * (p - z) + (F::one() - h.beta1 * (F::one() - share)) * d
+    }
+
+    fn evaluated<F: Float>(&self, p: F, s: &[F; 2], h: &ScheduleFreeAdamWHyper<F>) -> F {
+        (p - (F::one() - h.beta1) * s[0]) / h.beta1
+    }
+}

@@ -1,0 +1,172 @@
+//! Weights to evaluate with, on the GPU against the oracle: the moving average, and the averaged iterates
+//! of schedule-free rules.
+
+mod support;
+
+use ndarray::Array1;
+use support::model::{Model, Place};
+use support::oracle::Oracle;
+use support::{Numbers, arena, gpu, relative_error, submit, wide};
+use wgpu_optim::cpu::{CpuOptimizer, CpuTensor};
+use wgpu_optim::rules::{AdamW, ScheduleFreeAdamW};
+use wgpu_optim::schedule::Cosine;
+use wgpu_optim::{EmaConfig, Error, Optimizer, OptimizerConfig, Schedule, TensorSpec};
+
+const SIZE: usize = 5003;
+
+fn setup(ema: EmaConfig) -> (OptimizerConfig, Vec<TensorSpec>, Vec<f32>) {
+    let config = OptimizerConfig::new(AdamW { lr: 0.05, ..AdamW::default() }).ema(ema);
+    (config, vec![TensorSpec::new("w", [SIZE as u64])], Numbers::new(1).take(SIZE))
+}
+
+/// Averages are sums of 30 rounded weights: far below 1e-6 of their norm.
+fn check(ema: EmaConfig) {
+    let (config, specs, start) = setup(ema);
+    let gpu = gpu();
+    let arena = arena(&gpu, &specs, std::slice::from_ref(&start));
+    let mut on_gpu = Optimizer::new(&gpu, &config, arena.tensors().to_vec()).unwrap();
+    let mut oracle = CpuOptimizer::<f64>::new(&config, &specs).unwrap();
+    let mut w = Array1::from(wide(&start)).into_dyn();
+    let mut numbers = Numbers::new(2);
+    for _ in 0..30 {
+        let gradient = numbers.take(SIZE);
+        arena.write_gradient("w", &gradient).unwrap();
+        submit(&gpu, |encoder| on_gpu.step(encoder).unwrap());
+        let g = Array1::from(wide(&gradient)).into_dyn();
+        oracle.step(&mut [CpuTensor::new(w.view_mut(), g.view())]).unwrap();
+    }
+    let find = |slots: &[(String, Vec<f64>)]| slots.iter().find(|(n, _)| n == "ema").unwrap().1.clone();
+    let expected = find(&oracle.state().tensors[0].slots);
+    let found: Vec<_> =
+        on_gpu.state_blocking().unwrap().tensors[0].slots.iter().map(|(n, v)| (n.clone(), wide(v))).collect();
+    let error = relative_error(&find(&found), &expected);
+    assert!(error < 1e-6, "{error:e}");
+    // The average lags, so it is not the weights themselves.
+    assert!(relative_error(&expected, w.as_slice().unwrap()) > 1e-3);
+
+    // In place of the weights, and back.
+    let weights = w.clone();
+    oracle.swap_ema(&mut [w.view_mut()]).unwrap();
+    assert_eq!(w.as_slice().unwrap(), expected);
+    oracle.swap_ema(&mut [w.view_mut()]).unwrap();
+    assert_eq!(w, weights);
+}
+
+#[test]
+fn average_follows_the_oracle() {
+    check(EmaConfig { decay: 0.9, ..EmaConfig::default() });
+}
+
+#[test]
+fn warm_up_and_interval_follow_the_oracle() {
+    check(EmaConfig { decay: 0.95, warmup: true, interval: 3 });
+}
+
+#[test]
+fn swapping_twice_changes_nothing_and_once_gives_the_average() {
+    let (config, specs, start) = setup(EmaConfig { decay: 0.9, ..EmaConfig::default() });
+    let gpu = gpu();
+    let arena = arena(&gpu, &specs, std::slice::from_ref(&start));
+    let mut optimizer = Optimizer::new(&gpu, &config, arena.tensors().to_vec()).unwrap();
+    // Before the first step there is no average, and the weights stay.
+    submit(&gpu, |encoder| optimizer.swap_ema(encoder).unwrap());
+    assert_eq!(optimizer.params_blocking().unwrap()[0], start);
+    for _ in 0..3 {
+        arena.write_gradient("w", &Numbers::new(5).take(SIZE)).unwrap();
+        submit(&gpu, |encoder| optimizer.step(encoder).unwrap());
+    }
+    let weights = optimizer.params_blocking().unwrap();
+    let state = optimizer.state_blocking().unwrap();
+    submit(&gpu, |encoder| optimizer.swap_ema(encoder).unwrap());
+    let slots = &state.tensors[0].slots;
+    assert_eq!(optimizer.params_blocking().unwrap()[0], slots.iter().find(|(n, _)| n == "ema").unwrap().1);
+    submit(&gpu, |encoder| optimizer.swap_ema(encoder).unwrap());
+    assert_eq!(optimizer.params_blocking().unwrap(), weights);
+    assert_eq!(optimizer.state_blocking().unwrap(), state);
+}
+
+#[test]
+fn swapping_without_an_average_is_an_error() {
+    let gpu = gpu();
+    let specs = [TensorSpec::new("w", [4])];
+    let arena = arena(&gpu, &specs, &[vec![0.0; 4]]);
+    let config = OptimizerConfig::new(AdamW::default());
+    let mut optimizer = Optimizer::new(&gpu, &config, arena.tensors().to_vec()).unwrap();
+    let error = optimizer.swap_ema(&mut support::encoder(&gpu)).unwrap_err();
+    assert!(matches!(error, Error::Config(_)), "{error}");
+    let error = optimizer.begin_evaluation(&mut support::encoder(&gpu)).unwrap_err();
+    assert!(error.to_string().contains("no rule averages"), "{error}");
+    let mut on_cpu = CpuOptimizer::<f32>::new(&config, &specs).unwrap();
+    let mut w = Array1::<f32>::zeros(4).into_dyn();
+    assert!(matches!(on_cpu.swap_ema(&mut [w.view_mut()]).unwrap_err(), Error::Config(_)));
+    // Where nothing averages, the weights are those to evaluate with.
+    assert_eq!(on_cpu.evaluation_weights(&[w.view_mut()]).unwrap()[0], w);
+}
+
+fn schedule_free() -> OptimizerConfig {
+    OptimizerConfig::new(ScheduleFreeAdamW { lr: 0.05, weight_decay: 0.1, warmup_steps: 4, ..Default::default() })
+}
+
+/// Shares follow the rates as they were, by tensor: with a schedule, a rate set on the way, and a tensor
+/// that joins late and misses steps.
+#[test]
+fn shares_of_schedule_free_steps_follow_the_rates_and_each_tensor() {
+    let gpu = gpu();
+    let specs = [TensorSpec::new("a", [300]), TensorSpec::new("b", [31, 5])];
+    let params: Vec<_> = [300, 155].map(|n| Numbers::new(n).take(n as usize)).to_vec();
+    let schedule = Schedule::from(Cosine { total_steps: 30, min_lr: 0.0 });
+    let config = schedule_free().schedule(schedule);
+    let mut oracle = Oracle::new(&config, &specs, &params);
+    let mut model = Model::new(&gpu, &config, &specs, &params, Place::Arena);
+    let mut numbers = Numbers::new(9);
+    for step in 0..20 {
+        let late = (5..8).contains(&step) || step > 11;
+        let gradients = vec![Some(numbers.take(300)), late.then(|| numbers.take(155))];
+        if step == 10 {
+            oracle.set(|rates| rates.set_lr(0.2));
+            model.optimizer.set_lr(0.2).unwrap();
+        }
+        oracle.step(&gradients);
+        model.step_some(&gradients);
+        // One step at a time, so that the rate that was set acts on the same step.
+        model.optimizer.wait_for_report().unwrap();
+    }
+    oracle.check(&model.optimizer, "schedule-free");
+    let state = model.optimizer.state_blocking().unwrap();
+    let expected = oracle.exact.optimizer.state();
+    for (got, want) in state.tensors.iter().zip(&expected.tensors) {
+        // A sum of at most 20 squares in f32, each rounded a few times.
+        assert!((got.weight_sum / want.weight_sum - 1.0).abs() < 1e-5, "{} {}", got.weight_sum, want.weight_sum);
+    }
+    assert_ne!(expected.tensors[0].weight_sum, expected.tensors[1].weight_sum);
+}
+
+#[test]
+fn an_evaluation_of_averaged_iterates_ends_before_the_next_step() {
+    let gpu = gpu();
+    let specs = [TensorSpec::new("w", [700]), TensorSpec::new("new", [3])];
+    let params: Vec<_> = [700, 3].map(|n| Numbers::new(n).take(n as usize)).to_vec();
+    let mut model = Model::new(&gpu, &schedule_free(), &specs, &params, Place::TwoBuffers);
+    for step in 0..5 {
+        model.step_some(&[Some(Numbers::new(step).take(700)), None]);
+    }
+    // Bound, so that the evaluation reaches it, but without a step so far.
+    model.optimizer.set_gradient(1, Some(model.gradients[1].clone())).unwrap();
+    let training = model.params();
+    let optimizer = &mut model.optimizer;
+    assert!(optimizer.end_evaluation(&mut support::encoder(&gpu)).is_err());
+    submit(&gpu, |encoder| optimizer.begin_evaluation(encoder).unwrap());
+    for error in [
+        optimizer.begin_evaluation(&mut support::encoder(&gpu)).unwrap_err(),
+        optimizer.step(&mut support::encoder(&gpu)).unwrap_err(),
+    ] {
+        assert!(error.to_string().contains("end_evaluation first"), "{error}");
+    }
+    let evaluated = optimizer.params_blocking().unwrap();
+    let moved = relative_error(&wide(&evaluated[0]), &wide(&training[0]));
+    assert!(moved > 1e-3, "{moved}");
+    assert_eq!(evaluated[1], training[1]);
+    submit(&gpu, |encoder| optimizer.end_evaluation(encoder).unwrap());
+    assert_eq!(model.params(), training);
+    model.assert_guards();
+}
