@@ -8,9 +8,16 @@ mod bring_your_own_device;
 mod checkpoint_resume;
 #[path = "../examples/cpu_only.rs"]
 mod cpu_only;
+#[path = "../examples/gaussian_fit/main.rs"]
+mod gaussian_fit;
 #[path = "../examples/gradient_health.rs"]
 mod gradient_health;
+#[path = "../examples/mlp_digits/main.rs"]
+mod mlp_digits;
 
+use gaussian_fit::{Model, PARTS, Params, Picture, Settings};
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
 use wgpu_optim::Verdict;
 
 #[test]
@@ -51,4 +58,52 @@ fn health_tells_networks_apart() {
     assert_eq!(verdicts[0].last(), Some(&Verdict::Healthy));
     assert!(verdicts[1].iter().all(|v| *v == Verdict::Healthy), "{:?}", verdicts[1]);
     assert!(verdicts[2].iter().all(|v| *v == Verdict::Exploding), "{:?}", verdicts[2]);
+}
+
+#[test]
+fn a_few_epochs_recognise_most_digits() {
+    let history = mlp_digits::run(&support::gpu(), 4).unwrap();
+    assert!(history.is_sorted_by(|a, b| a.loss > b.loss), "{history:?}");
+    assert!(history[3].recognised * 10 > mlp_digits::HELD_BACK * 9, "{history:?}");
+}
+
+#[test]
+fn gaussians_fit_a_picture_and_keep_their_state() {
+    let goal = Picture::sunset(64, 48);
+    let settings = Settings { rounds: 3, steps: 30, few: 100, many: 300 };
+    let (fitted, history) = gaussian_fit::fit(&support::gpu(), &goal, settings).unwrap();
+    assert!(history.is_sorted_by(|a, b| a.psnr < b.psnr), "{history:?}");
+    // 100 Gaussians alone stay below 25 dB.
+    assert!(history[2].psnr > 27.0, "{history:?}");
+    assert_eq!(history[1].gaussians, history[0].gaussians - history[0].pruned + history[0].added);
+    let off = fitted.rgb.iter().zip(&goal.rgb).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(off > 0.0 && off < 1.0, "{off}");
+}
+
+#[test]
+fn the_gaussians_gradient_is_the_slope_of_the_loss() {
+    let goal = Picture::sunset(64, 48);
+    let mut params = Params::default();
+    gaussian_fit::add(&mut params, &goal, &goal.rgb, 40, &mut ChaCha8Rng::seed_from_u64(3)).unwrap();
+    // Neither round nor aligned: a turn of a circle changes nothing.
+    params[1].chunks_exact_mut(3).for_each(|shape| shape[0] += 0.7);
+    let loss = |params: &Params| {
+        let residual = Model::new(&support::gpu(), &goal, params).unwrap().residual().unwrap();
+        residual.iter().map(|r| f64::from(*r).powi(2)).sum::<f64>() / residual.len() as f64
+    };
+    let gradients = Model::new(&support::gpu(), &goal, &params).unwrap().gradients().unwrap();
+    for (part, (name, _)) in PARTS.iter().enumerate() {
+        // Along the gradient of that part, by a hundredth of a pixel or of a unit.
+        let gradient = &gradients[part];
+        let norm = gradient.iter().map(|g| f64::from(*g).powi(2)).sum::<f64>().sqrt();
+        let along = |h: f64| {
+            let mut moved = params.clone();
+            moved[part].iter_mut().zip(gradient).for_each(|(p, g)| *p += (h * f64::from(*g) / norm) as f32);
+            loss(&moved)
+        };
+        let slope = (along(0.01) - along(-0.01)) / 0.02;
+        let error = (slope - norm).abs() / norm;
+        // Beyond 3.5 standard deviations, where a Gaussian has fallen to 2e-3, the two passes differ.
+        assert!(error < 2e-3, "{name}: slope {slope:e}, gradient's norm {norm:e}");
+    }
 }
