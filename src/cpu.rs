@@ -250,7 +250,7 @@ impl<F: Element> CpuOptimizer<F> {
 
     /// A copy of the state, by name.
     pub fn state(&self) -> OptimizerState<F> {
-        let tensors = (0..self.plan.tensors.len()).filter(|t| !self.plan.group_of(*t).frozen).map(|t| {
+        let tensors = self.plan.kept_tensors().map(|t| {
             let names = self.plan.variant_of(t).kept().map(|s| s.name.to_owned());
             TensorState {
                 name: self.plan.tensors[t].spec.name.clone(),
@@ -268,6 +268,7 @@ impl<F: Element> CpuOptimizer<F> {
             loss_scale: self.loss_scale,
             good_steps: self.good_steps.into(),
             plateau: self.rates.plateau(),
+            rates: self.rates.state(),
             tensors: tensors.collect(),
         }
     }
@@ -295,7 +296,7 @@ impl<F: Element> CpuOptimizer<F> {
         self.micro_batches = state.micro_batches;
         self.loss_scale = self.plan.gradient.resumed_scale(state.loss_scale);
         self.good_steps = state.good_steps as u32;
-        self.rates.set_plateau(state.plateau);
+        self.rates.resume(state.rates.as_ref(), state.plateau);
         Ok(())
     }
 }

@@ -64,12 +64,18 @@ pub enum Error {
     #[error("the device is lost: {0}")]
     DeviceLost(String),
     /// A wait for the device took too long.
-    #[error("{what} did not arrive within {seconds} s")]
+    #[error("{what} did not arrive within {after:?}")]
     Timeout {
         /// What was waited for.
         what: &'static str,
         /// The limit that passed.
-        seconds: u64,
+        after: std::time::Duration,
+    },
+    /// The device has no memory left.
+    #[error("the device has no memory for {what}")]
+    OutOfMemory {
+        /// What was being made, with its size.
+        what: String,
     },
     /// More steps are recorded, and not yet known to be done, than the step table has rows.
     #[error(
@@ -103,6 +109,14 @@ pub enum Error {
     /// A safetensors file cannot be read or written.
     #[error("safetensors: {0}")]
     Safetensors(String),
+    /// A file cannot be read or written.
+    #[error("{path}: {reason}")]
+    File {
+        /// The file.
+        path: String,
+        /// The operating system's words.
+        reason: String,
+    },
 }
 
 /// The result of every fallible call.
@@ -111,6 +125,11 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 impl Error {
     pub(crate) fn tensor(name: &str, problem: impl Into<String>) -> Self {
         Self::Tensor { tensor: name.to_owned(), problem: problem.into() }
+    }
+
+    /// All that does not fit in a saved state, if anything does not.
+    pub(crate) fn of_state(problems: Vec<String>) -> Result<()> {
+        if problems.is_empty() { Ok(()) } else { Err(Self::State(problems.join("; "))) }
     }
 }
 

@@ -1,9 +1,11 @@
 //! The GPU backend: the plan recorded into the caller's command encoder.
 
+mod adapters;
 mod arena;
 mod bindings;
 mod context;
 mod evaluation;
+mod faults;
 mod health;
 mod kernels;
 mod mailbox;
@@ -15,15 +17,20 @@ mod record;
 mod reports;
 mod rows;
 mod slice;
+mod snapshot;
 mod step_table;
 mod tables;
 #[cfg(test)]
 mod tests;
 mod transfer;
+mod upload;
 mod windows;
 
+pub use adapters::{adapters, no_adapter_hint};
 pub use arena::Arena;
-pub use context::{Created, Gpu, adapters, no_adapter_hint};
+pub use context::{Created, Gpu};
+pub use faults::Fault;
 pub use optimizer::Optimizer;
 pub use slice::{Slice, Tensor};
+pub use snapshot::PendingCheckpoint;
 pub use step_table::STEP_ROWS;

@@ -2,7 +2,6 @@
 #![warn(missing_docs)]
 #![deny(unsafe_code)]
 
-#[cfg(feature = "checkpoint")]
 pub mod checkpoint;
 pub mod config;
 pub mod cpu;
@@ -30,11 +29,12 @@ mod twin;
 pub mod verify;
 pub mod weights;
 
+pub use checkpoint::{Checkpoint, TensorParams};
 pub use config::{CommonOptions, Group, OptimizerConfig};
 pub use ema::EmaConfig;
 pub use error::{Error, Result};
 pub use float::Float;
-pub use gpu::{Arena, Gpu, Optimizer, Slice, Tensor};
+pub use gpu::{Arena, Gpu, Optimizer, PendingCheckpoint, Slice, Tensor};
 pub use gradient::{GradientConfig, OnNonfinite};
 pub use health::{Health, HealthConfig, TensorHealth, Verdict};
 pub use hyper::{HyperRow, SCALARS, Scalars};

@@ -37,6 +37,27 @@ pub struct Rates {
     schedule: Schedule,
     groups: Vec<GroupRates>,
     plateau: PlateauState,
+    configured: RatesState,
+}
+
+/// Rates as they can be set at run time.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RatesState {
+    /// `[optimizer].lr`.
+    pub lr: f64,
+    /// The optimizer's own rule and the configuration's groups.
+    pub groups: Vec<GroupState>,
+}
+
+/// Rates of a group as they can be set at run time.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GroupState {
+    /// The group's glob; `None` for the optimizer's own rule.
+    pub pattern: Option<String>,
+    /// Learning rate before the schedule.
+    pub lr: f64,
+    /// Weight decay, of the kind the rule wants.
+    pub weight_decay: f64,
 }
 
 impl Rates {
@@ -52,12 +73,39 @@ impl Rates {
                 sign: if g.common.maximize { -1.0 } else { 1.0 },
             })
             .collect();
+        let configured = plan.groups.iter().map(|g| GroupState {
+            pattern: g.pattern.clone(),
+            lr: g.rule.lr(),
+            weight_decay: g.rule.decay().lambda(),
+        });
         Self {
             base: plan.groups[0].rule.lr(),
             schedule: plan.schedule.clone(),
             groups,
             plateau: PlateauState::default(),
+            configured: RatesState { lr: plan.groups[0].rule.lr(), groups: configured.collect() },
         }
+    }
+
+    /// The rates, if any was set at run time.
+    pub fn state(&self) -> Option<RatesState> {
+        let mut state = RatesState { lr: self.base, ..self.configured.clone() };
+        for (state, group) in state.groups.iter_mut().zip(&self.groups) {
+            (state.lr, state.weight_decay) = (group.lr, group.decay.lambda());
+        }
+        (state != self.configured).then_some(state)
+    }
+
+    /// Goes on from rates that were set at run time, or else from those of the configuration, and from what a
+    /// `plateau` schedule remembered.
+    pub fn resume(&mut self, state: Option<&RatesState>, plateau: PlateauState) {
+        let state = state.unwrap_or(&self.configured);
+        self.base = state.lr;
+        for (group, state) in self.groups.iter_mut().zip(&state.groups) {
+            group.lr = state.lr;
+            group.decay = group.decay.with(state.weight_decay);
+        }
+        self.plateau = plateau;
     }
 
     /// The rates by group.
@@ -91,11 +139,6 @@ impl Rates {
     /// What a `plateau` schedule remembers.
     pub fn plateau(&self) -> PlateauState {
         self.plateau
-    }
-
-    /// Goes on from what a `plateau` schedule remembered.
-    pub fn set_plateau(&mut self, state: PlateauState) {
-        self.plateau = state;
     }
 
     /// Sets the base rate; every group keeps its ratio to it.
@@ -133,11 +176,7 @@ impl Rates {
     pub fn set_group_weight_decay(&mut self, group: usize, table: &str, lambda: f64) -> Result<()> {
         check_rate(table, "weight_decay", lambda)?;
         let decay = &mut self.groups[group].decay;
-        *decay = match decay {
-            Decay::Coupled(_) => Decay::Coupled(lambda),
-            Decay::Decoupled(_) => Decay::Decoupled(lambda),
-            Decay::InRatio(_) => Decay::InRatio(lambda),
-        };
+        *decay = decay.with(lambda);
         Ok(())
     }
 }

@@ -56,6 +56,24 @@ pub enum Decay {
     InRatio(f64),
 }
 
+impl Decay {
+    /// λ.
+    pub fn lambda(self) -> f64 {
+        match self {
+            Self::Coupled(lambda) | Self::Decoupled(lambda) | Self::InRatio(lambda) => lambda,
+        }
+    }
+
+    /// The same kind of decay with another λ.
+    pub fn with(self, lambda: f64) -> Self {
+        match self {
+            Self::Coupled(_) => Self::Coupled(lambda),
+            Self::Decoupled(_) => Self::Decoupled(lambda),
+            Self::InRatio(_) => Self::InRatio(lambda),
+        }
+    }
+}
+
 /// What a rule needs to know of its own update before it is applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reduction {

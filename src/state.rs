@@ -1,5 +1,9 @@
 //! The state of an optimizer outside it: by tensor and slot name, whatever the layout in memory.
 
+use std::collections::HashMap;
+
+use crate::options::check;
+use crate::rates::RatesState;
 use crate::schedule::PlateauState;
 use crate::step::Plan;
 use crate::{Error, Result, loss_scale};
@@ -19,6 +23,8 @@ pub struct OptimizerState<F = f32> {
     pub good_steps: u64,
     /// What a `plateau` schedule remembers.
     pub plateau: PlateauState,
+    /// Rates that were set at run time; `None` where all are as configured.
+    pub rates: Option<RatesState>,
     /// The tensors that are not frozen, in the caller's order.
     pub tensors: Vec<TensorState<F>>,
 }
@@ -49,6 +55,7 @@ impl<F> Default for OptimizerState<F> {
             loss_scale: 1.0,
             good_steps: 0,
             plateau: PlateauState::default(),
+            rates: None,
             tensors: Vec::new(),
         }
     }
@@ -60,12 +67,42 @@ impl<F> OptimizerState<F> {
         self.tensors.iter().find(|t| t.name == name)
     }
 
-    /// Checks that the state fits a plan: names, shapes, rules and slots.
+    /// Checks that the state fits a plan: names, shapes, rules, slots, counts and rates.
     ///
     /// # Errors
     /// [`Error::State`] with every mismatch, not only the first.
     pub fn check(&self, plan: &Plan) -> Result<()> {
+        let mut problems = self.problems_beside_tensors(plan);
+        let mut known = HashMap::new();
+        for tensor in &self.tensors {
+            if known.insert(tensor.name.as_str(), tensor).is_some() {
+                problems.push(format!("{:?} is given twice", tensor.name));
+            }
+        }
+        for index in plan.kept_tensors() {
+            match known.remove(plan.tensors[index].spec.name.as_str()) {
+                Some(tensor) => {
+                    problems.extend(tensor.problems_beside_slots(plan, index, self.steps_taken));
+                    problems.extend(tensor.problems_of_slots(plan, index));
+                }
+                None => problems.push(format!("{:?} is missing", plan.tensors[index].spec.name)),
+            }
+        }
+        let mut extra: Vec<_> = known.into_keys().collect();
+        extra.sort_unstable();
+        problems.extend(extra.into_iter().map(|name| format!("{name:?} is not among the optimizer's tensors")));
+        Error::of_state(problems)
+    }
+
+    /// What does not fit of the counts, the loss scale and the rates.
+    pub(crate) fn problems_beside_tensors(&self, plan: &Plan) -> Vec<String> {
         let mut problems = Vec::new();
+        // The GPU counts in 32 bits.
+        for (what, count) in [("steps taken", self.steps_taken), ("steps skipped", self.steps_skipped)] {
+            if count > u64::from(u32::MAX) {
+                problems.push(format!("{count} {what} are more than 2^32"));
+            }
+        }
         if self.micro_batches >= plan.gradient.accumulate {
             let (has, most) = (self.micro_batches, plan.gradient.accumulate - 1);
             problems.push(format!("{has} micro-batches are under way, at most {most} can be"));
@@ -76,54 +113,66 @@ impl<F> OptimizerState<F> {
         if plan.gradient.loss_scale.is_some() && !loss_scale::RANGE.contains(&self.loss_scale) {
             problems.push(format!("it has a loss scale of {}, must be from 2^-64 to 2^64", self.loss_scale));
         }
-        let mut known = std::collections::HashMap::new();
-        for tensor in &self.tensors {
-            if known.insert(tensor.name.as_str(), tensor).is_some() {
-                problems.push(format!("{:?} is given twice", tensor.name));
-            }
+        if let Some(rates) = &self.rates {
+            problems.extend(problems_of_rates(rates, plan));
         }
-        for (index, planned) in plan.tensors.iter().enumerate() {
-            let name = planned.spec.name.as_str();
-            if plan.group_of(index).frozen {
-                continue;
-            }
-            let Some(tensor) = known.remove(name) else {
-                problems.push(format!("{name:?} is missing"));
-                continue;
-            };
-            if tensor.shape != planned.spec.shape {
-                problems.push(format!("{name:?} has shape {:?}, expected {:?}", tensor.shape, planned.spec.shape));
-            }
-            let rule = plan.group_of(index).rule.name();
-            if tensor.rule != rule {
-                problems.push(format!("{name:?} was saved by rule {:?}, expected {rule:?}", tensor.rule));
-            }
-            if tensor.steps > self.steps_taken {
-                let (own, all) = (tensor.steps, self.steps_taken);
-                problems.push(format!("{name:?} took {own} steps of {all} in all"));
-            }
-            let wants_sum = plan.variant_of(index).averages() && tensor.steps > 0;
-            if !(tensor.weight_sum.is_finite() && tensor.weight_sum >= 0.0) || (tensor.weight_sum > 0.0 && !wants_sum) {
-                problems.push(format!("{name:?} has a weight_sum of {}", tensor.weight_sum));
-            }
-            let kept: Vec<_> = plan.variant_of(index).kept().map(|s| s.name).collect();
-            for slot in &kept {
-                match tensor.slots.iter().find(|(n, _)| n == slot) {
-                    None => problems.push(format!("{name:?} lacks slot {slot:?}")),
-                    Some((_, values)) if values.len() as u64 != planned.elements => {
-                        let (has, wants) = (values.len(), planned.elements);
-                        problems.push(format!("{name:?} has {has} values in slot {slot:?}, expected {wants}"));
-                    }
-                    Some(_) => {}
+        problems
+    }
+}
+
+fn problems_of_rates(rates: &RatesState, plan: &Plan) -> Vec<String> {
+    let patterns = |groups: &mut dyn Iterator<Item = Option<&str>>| {
+        groups.map(|p| p.unwrap_or("all others").to_owned()).collect::<Vec<_>>()
+    };
+    let saved = patterns(&mut rates.groups.iter().map(|g| g.pattern.as_deref()));
+    let planned = patterns(&mut plan.groups.iter().map(|g| g.pattern.as_deref()));
+    if saved != planned {
+        return vec![format!("rates were set at run time for groups {saved:?}, and there are {planned:?}")];
+    }
+    let numbers = rates.groups.iter().flat_map(|g| [("lr", g.lr), ("weight_decay", g.weight_decay)]);
+    let rates_set = numbers.chain([("lr", rates.lr)]).map(|(key, value)| check::non_negative(key, value));
+    let problems = rates_set.chain([plan.schedule.check(rates.lr)]).filter_map(Result::err);
+    problems.map(|problem| format!("rates set at run time: {problem}")).collect()
+}
+
+impl<F> TensorState<F> {
+    /// What does not fit of shape, rule and count.
+    pub(crate) fn problems_beside_slots(&self, plan: &Plan, index: usize, steps_taken: u64) -> Vec<String> {
+        let mut problems = Vec::new();
+        let (name, planned) = (&self.name, &plan.tensors[index]);
+        if self.shape != planned.spec.shape {
+            problems.push(format!("{name:?} has shape {:?}, expected {:?}", self.shape, planned.spec.shape));
+        }
+        let rule = plan.group_of(index).rule.name();
+        if self.rule != rule {
+            problems.push(format!("{name:?} was saved by rule {:?}, expected {rule:?}", self.rule));
+        }
+        if self.steps > steps_taken {
+            problems.push(format!("{name:?} took {} steps of {steps_taken} in all", self.steps));
+        }
+        let wants_sum = plan.variant_of(index).averages() && self.steps > 0;
+        if !(self.weight_sum.is_finite() && self.weight_sum >= 0.0) || (self.weight_sum > 0.0 && !wants_sum) {
+            problems.push(format!("{name:?} has a weight_sum of {}", self.weight_sum));
+        }
+        problems
+    }
+
+    fn problems_of_slots(&self, plan: &Plan, index: usize) -> Vec<String> {
+        let mut problems = Vec::new();
+        let name = &self.name;
+        let kept: Vec<_> = plan.variant_of(index).kept().map(|s| s.name).collect();
+        for slot in &kept {
+            match self.slots.iter().find(|(n, _)| n == slot) {
+                None => problems.push(format!("{name:?} lacks slot {slot:?}")),
+                Some((_, values)) if values.len() as u64 != plan.tensors[index].elements => {
+                    let (has, wants) = (values.len(), plan.tensors[index].elements);
+                    problems.push(format!("{name:?} has {has} values in slot {slot:?}, expected {wants}"));
                 }
-            }
-            for (slot, _) in tensor.slots.iter().filter(|(n, _)| !kept.contains(&n.as_str())) {
-                problems.push(format!("{name:?} has an unknown slot {slot:?}"));
+                Some(_) => {}
             }
         }
-        let mut extra: Vec<_> = known.into_keys().collect();
-        extra.sort_unstable();
-        problems.extend(extra.into_iter().map(|name| format!("{name:?} is not among the optimizer's tensors")));
-        if problems.is_empty() { Ok(()) } else { Err(Error::State(problems.join("; "))) }
+        let unknown = self.slots.iter().filter(|(n, _)| !kept.contains(&n.as_str()));
+        problems.extend(unknown.map(|(slot, _)| format!("{name:?} has an unknown slot {slot:?}")));
+        problems
     }
 }

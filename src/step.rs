@@ -284,6 +284,11 @@ impl Plan {
         !self.group_of(tensor).frozen && self.tensors[tensor].elements > 0
     }
 
+    /// The tensors that have state: all but the frozen ones.
+    pub fn kept_tensors(&self) -> impl Iterator<Item = usize> {
+        (0..self.tensors.len()).filter(|t| !self.group_of(*t).frozen)
+    }
+
     /// The tensor of that name.
     pub fn tensor_named(&self, name: &str) -> Option<usize> {
         self.tensors.iter().position(|t| t.spec.name == name)

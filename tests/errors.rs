@@ -423,7 +423,7 @@ fn a_state_that_does_not_fit_is_refused_with_every_mismatch() {
     // The same through a file.
     let file = model(&adamw(), ["a", "b", "d"]).optimizer.state_blocking().unwrap().to_safetensors().unwrap();
     let error = wgpu_optim::OptimizerState::from_safetensors(&file, target.optimizer.plan()).unwrap_err();
-    assert_says(&error.to_string(), &["\"c.exp_avg\" is missing", "\"c.exp_avg_sq\" is missing", "\"d.exp_avg\""]);
+    assert_says(&error.to_string(), &["\"c\" is missing", "\"d.exp_avg\"", "\"d.exp_avg_sq\""]);
 }
 
 #[test]

@@ -113,6 +113,7 @@ fn convert<A, B>(state: &OptimizerState<A>, f: impl Fn(&A) -> B + Copy) -> Optim
         loss_scale: state.loss_scale,
         good_steps: state.good_steps,
         plateau: state.plateau,
+        rates: state.rates.clone(),
         tensors: tensors.collect(),
     }
 }
@@ -320,10 +321,10 @@ fn a_file_of_another_kind_is_an_error_that_says_so() {
     };
     says(b"not a safetensors file at all", &["safetensors"]);
     says(&edited("wgpu-optim", "gpgpu-otim"), &["not a wgpu-optim state"]);
-    says(&edited("\"version\":\"1\"", "\"version\":\"9\""), &["version", "9"]);
+    says(&edited("\"version\":\"2\"", "\"version\":\"9\""), &["version", "9"]);
     says(&edited("\"steps_taken\":\"1\"", "\"steps_taken\":\"x\""), &["steps_taken", "not a count"]);
-    says(&edited("\"a.steps\":\"1\"", "\"a.steps\":\"5\""), &["\"a\" took 5 steps of 1"]);
-    says(&edited("\"b.rule\":\"sgd\"", "\"b.rule\":\"xyz\""), &["\"b\" was saved by rule \"xyz\""]);
+    says(&edited("\"steps:a\":\"1\"", "\"steps:a\":\"5\""), &["\"a\" took 5 steps of 1"]);
+    says(&edited("\"rule:b\":\"sgd\"", "\"rule:b\":\"xyz\""), &["\"b\" was saved by rule \"xyz\""]);
     says(&edited("a.square_avg", "a.square_sum"), &["\"a.square_avg\" is missing", "\"a.square_sum\" is not a slot"]);
 
     let plain = safetensors::serialize(

@@ -55,7 +55,8 @@ impl From<wgpu_optim::Error> for Error {
             | E::Group { .. }
             | E::Tensor { .. }
             | E::State(_)
-            | E::Safetensors(_) => Self::input(error),
+            | E::Safetensors(_)
+            | E::File { .. } => Self::input(error),
             _ => Self::failed(error),
         }
     }

@@ -1,17 +1,18 @@
 //! A device, its limits, and what the engine has created on it.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use wgpu::util::{BufferInitDescriptor, DeviceExt};
-
+use super::adapters::{adapters, no_adapter_hint};
+use super::faults::Faults;
 use super::pipelines::Pipelines;
+use super::slice::Slice;
 use crate::layout::DeviceLimits;
 use crate::{Error, Result, shader};
 
-/// How long a blocking call waits for the device.
-pub(super) const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a blocking call waits for the device, unless told otherwise.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A device and its queue, and the pipelines that optimizers on it share. Clones are the same.
 #[derive(Debug, Clone)]
@@ -26,6 +27,9 @@ struct Inner {
     limits: DeviceLimits,
     scan_workgroup: u32,
     lost: Arc<OnceLock<String>>,
+    /// In nanoseconds.
+    patience: AtomicU64,
+    faults: Faults,
     created: Counters,
     pipelines: Pipelines,
 }
@@ -50,6 +54,9 @@ pub struct Created {
 
 impl Gpu {
     /// The caller's own device. Needs no feature and no limit above WebGPU's defaults.
+    ///
+    /// Its callbacks stay the caller's. That the device is lost shows when something is to be read back, or at
+    /// once where the caller's own callback says so by [`Gpu::set_lost`].
     pub fn new(device: wgpu::Device, queue: wgpu::Queue) -> Self {
         Self::with_lost_flag(device, queue, Arc::default())
     }
@@ -63,6 +70,8 @@ impl Gpu {
             limits,
             scan_workgroup,
             lost,
+            patience: AtomicU64::new(PATIENCE.as_nanos() as u64),
+            faults: Faults::default(),
             created: Counters::default(),
             pipelines: Pipelines::default(),
         };
@@ -134,6 +143,24 @@ impl Gpu {
         &self.inner.limits
     }
 
+    /// Says that the device is lost, for the caller's own callback to call. Everything that needs it then
+    /// fails with [`Error::DeviceLost`]. The first reason stays.
+    pub fn set_lost(&self, reason: &str) {
+        let _ = self.inner.lost.set(reason.to_owned());
+    }
+
+    /// How long a blocking call waits for the device before it is an [`Error::Timeout`]. A minute, unless
+    /// [`Gpu::set_patience`] says otherwise.
+    pub fn patience(&self) -> Duration {
+        Duration::from_nanos(self.inner.patience.load(Ordering::Relaxed))
+    }
+
+    /// Sets [`Gpu::patience`] for all that share the device.
+    pub fn set_patience(&self, patience: Duration) {
+        let nanos = u64::try_from(patience.as_nanos()).unwrap_or(u64::MAX);
+        self.inner.patience.store(nanos, Ordering::Relaxed);
+    }
+
     /// What the engine has created so far.
     pub fn created(&self) -> Created {
         let counters = &self.inner.created;
@@ -153,9 +180,17 @@ impl Gpu {
             let reason = format!("{} values for a slice of {} bytes", values.len(), slice.size);
             return Err(Error::Device { what: "a write".to_owned(), reason });
         }
-        self.scoped("a write", |_| {
-            self.queue().write_buffer(&slice.buffer, slice.offset, bytemuck::cast_slice(values));
-        })
+        self.put(&slice.buffer, slice.offset, bytemuck::cast_slice(values))
+    }
+
+    /// Writes bytes to a buffer, ordered with the queue's submissions.
+    pub(super) fn put(&self, buffer: &wgpu::Buffer, offset: u64, bytes: &[u8]) -> Result<()> {
+        // Staging memory is allocated for it.
+        self.scoped("a write", |_| self.queue().write_buffer(buffer, offset, bytes))
+    }
+
+    pub(super) fn faults(&self) -> &Faults {
+        &self.inner.faults
     }
 
     pub(super) fn pipelines(&self) -> &Pipelines {
@@ -182,7 +217,7 @@ impl Gpu {
         // Ready at once on native backends.
         let errors = pollster::block_on(async { [internal.pop().await, validation.pop().await, memory.pop().await] });
         match errors.into_iter().flatten().next() {
-            Some(error) => Err(Error::Device { what: what.to_owned(), reason: error.to_string() }),
+            Some(error) => Err(refused(what, &error)),
             None => Ok(made),
         }
     }
@@ -196,17 +231,34 @@ impl Gpu {
             let reason = format!("{size} bytes, and its longest buffer has {}", self.limits().buffer);
             return Err(Error::Device { what: format!("buffer {label:?}"), reason });
         }
-        self.inner.created.buffers.fetch_add(1, Ordering::Relaxed);
-        self.scoped(&format!("buffer {label:?}"), |device| {
+        self.allocate(label, size, |device| {
             device.create_buffer(&wgpu::BufferDescriptor { label: Some(label), size, usage, mapped_at_creation: false })
         })
     }
 
     pub(super) fn buffer_of(&self, label: &str, contents: &[u8], usage: wgpu::BufferUsages) -> Result<wgpu::Buffer> {
+        // Where there is no memory, `create_buffer_init` would panic.
+        let size = contents.len() as u64;
+        let buffer = self.buffer(label, size.next_multiple_of(4), usage | wgpu::BufferUsages::COPY_DST)?;
+        if size > 0 {
+            self.put(&buffer, 0, contents)?;
+        }
+        Ok(buffer)
+    }
+
+    fn allocate(
+        &self,
+        label: &str,
+        size: u64,
+        make: impl FnOnce(&wgpu::Device) -> wgpu::Buffer,
+    ) -> Result<wgpu::Buffer> {
+        let what = format!("buffer {label:?} of {size} bytes");
         self.inner.created.buffers.fetch_add(1, Ordering::Relaxed);
-        self.scoped(&format!("buffer {label:?}"), |device| {
-            device.create_buffer_init(&BufferInitDescriptor { label: Some(label), contents, usage })
-        })
+        let buffer = self.scoped(&what, make)?;
+        if self.faults().refuses_allocation() {
+            return Err(refused(&what, &wgpu::Error::OutOfMemory { source: "an injected fault".into() }));
+        }
+        Ok(buffer)
     }
 
     pub(super) fn bind_group(
@@ -232,61 +284,33 @@ impl Gpu {
     pub(super) fn poll(&self) -> Result<()> {
         self.check_lost()?;
         // Only a wait can fail.
-        let _ = self.device().poll(wgpu::PollType::Poll);
+        let _ = self.poll_device(wgpu::PollType::Poll);
         self.check_lost()
     }
 
     /// Waits until all that was submitted is done.
     pub(super) fn wait(&self, what: &'static str) -> Result<()> {
         self.check_lost()?;
-        self.device()
-            .poll(wgpu::PollType::Wait { submission_index: None, timeout: Some(PATIENCE) })
-            .map_err(|_| Error::Timeout { what, seconds: PATIENCE.as_secs() })?;
-        self.check_lost()
+        let patience = self.patience();
+        let waited = self.poll_device(wgpu::PollType::Wait { submission_index: None, timeout: Some(patience) });
+        self.check_lost()?;
+        waited.map(drop).map_err(|_| Error::Timeout { what, after: patience })
+    }
+
+    /// A driver that loses the device while it is polled makes wgpu panic, and nothing else: by then the device
+    /// is only good for being dropped, so the panic ends here and the lost flag stays.
+    fn poll_device(&self, poll: wgpu::PollType) -> Result<wgpu::PollStatus, wgpu::PollError> {
+        let polled = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.device().poll(poll)));
+        polled.unwrap_or_else(|_| {
+            self.set_lost("the driver failed while it was polled");
+            Err(wgpu::PollError::Timeout)
+        })
     }
 }
 
-use super::slice::Slice;
-
-/// The adapters of this machine, the preferred first: discrete, integrated, virtual, other, and
-/// those that run on the CPU last. `WGPU_BACKEND` narrows the backends, `WGPU_ADAPTER_NAME` the names
-/// (any part, in any case).
-pub async fn adapters() -> Vec<wgpu::Adapter> {
-    let wanted = wgpu::Backends::VULKAN | wgpu::Backends::METAL | wgpu::Backends::DX12;
-    let backends = wgpu::Backends::from_env().unwrap_or(wanted);
-    let descriptor =
-        wgpu::InstanceDescriptor { backends, ..wgpu::InstanceDescriptor::new_without_display_handle_from_env() };
-    let mut adapters = {
-        // Some loaders dislike being opened from two threads at once.
-        static OPENING: Mutex<()> = Mutex::new(());
-        let _one_at_a_time = OPENING.lock().unwrap_or_else(PoisonError::into_inner);
-        pollster::block_on(wgpu::Instance::new(descriptor).enumerate_adapters(backends))
-    };
-    if let Ok(name) = std::env::var("WGPU_ADAPTER_NAME") {
-        let name = name.to_lowercase();
-        adapters.retain(|a| a.get_info().name.to_lowercase().contains(&name));
-    }
-    adapters.sort_by_key(|a| match a.get_info().device_type {
-        wgpu::DeviceType::DiscreteGpu => 0,
-        wgpu::DeviceType::IntegratedGpu => 1,
-        wgpu::DeviceType::VirtualGpu => 2,
-        wgpu::DeviceType::Other => 3,
-        wgpu::DeviceType::Cpu => 4,
-    });
-    adapters
-}
-
-/// What to do where there is no adapter.
-pub fn no_adapter_hint() -> String {
-    let install = if cfg!(target_os = "linux") {
-        "install your GPU's Vulkan driver, or the software one: apt install mesa-vulkan-drivers (Debian, Ubuntu)"
-    } else if cfg!(target_os = "macos") {
-        "Metal needs macOS 10.13 or later and a GPU that supports it"
-    } else {
-        "install your GPU's Vulkan or DirectX 12 driver"
-    };
-    match (std::env::var("WGPU_BACKEND"), std::env::var("WGPU_ADAPTER_NAME")) {
-        (Err(_), Err(_)) => format!("none found; {install}"),
-        _ => format!("none matches WGPU_BACKEND and WGPU_ADAPTER_NAME as set; unset them, or {install}"),
+fn refused(what: &str, error: &wgpu::Error) -> Error {
+    match error {
+        wgpu::Error::OutOfMemory { .. } => Error::OutOfMemory { what: what.to_owned() },
+        _ => Error::Device { what: what.to_owned(), reason: error.to_string() },
     }
 }

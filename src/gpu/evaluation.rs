@@ -13,6 +13,13 @@ pub struct Evaluation {
     active: bool,
 }
 
+impl Evaluation {
+    /// Where a tensor's parameters to train with lie, while others lie in their place.
+    pub fn kept(&self, tensor: usize) -> Option<&wgpu::Buffer> {
+        self.kept.iter().filter(|_| self.active).find(|(t, _)| *t == tensor).map(|(_, buffer)| buffer)
+    }
+}
+
 impl Optimizer {
     /// Records the exchange of all parameters with their moving average: once to evaluate with it, once
     /// more to go on training. Tensors that have no average yet, or no gradient bound, stay as they

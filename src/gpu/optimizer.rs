@@ -30,9 +30,9 @@ use crate::{Error, Result};
 #[derive(Debug)]
 pub struct Optimizer {
     pub(super) gpu: Gpu,
-    pub(super) plan: Plan,
+    pub(super) plan: Arc<Plan>,
     pub(super) rates: Rates,
-    pub(super) layout: Layout,
+    pub(super) layout: Arc<Layout>,
     pub(super) tensors: Vec<Tensor>,
     pub(super) windows: Vec<WindowBuffers>,
     pub(super) tables: Tables,
@@ -77,9 +77,9 @@ impl Optimizer {
             reports: Reports::new(gpu, tables::control_bytes(&plan))?,
             kernels: Kernels::new(gpu, &plan)?,
             gpu: gpu.clone(),
-            plan,
+            plan: Arc::new(plan),
             rates,
-            layout,
+            layout: Arc::new(layout),
             tensors,
             windows,
             tables,
@@ -288,8 +288,7 @@ impl Optimizer {
     /// What [`Rates::set_lr`] refuses.
     pub fn set_lr(&mut self, lr: f64) -> Result<()> {
         self.rates.set_lr(lr)?;
-        self.step_table.rates_changed(&self.gpu, &self.rates);
-        Ok(())
+        self.step_table.rates_changed(&self.gpu, &self.rates)
     }
 
     /// Tells a `plateau` schedule the loss; it acts on steps submitted from now on.
@@ -298,8 +297,7 @@ impl Optimizer {
     /// The schedule is of another kind.
     pub fn report_loss(&mut self, loss: f64) -> Result<()> {
         self.rates.report_loss(loss)?;
-        self.step_table.rates_changed(&self.gpu, &self.rates);
-        Ok(())
+        self.step_table.rates_changed(&self.gpu, &self.rates)
     }
 
     /// Sets the learning rate of the group with that glob for steps submitted from now on.
@@ -309,8 +307,7 @@ impl Optimizer {
     pub fn set_group_lr(&mut self, pattern: &str, lr: f64) -> Result<()> {
         let group = self.plan.group_named(pattern)?;
         self.rates.set_group_lr(group, &format!("groups.{pattern:?}"), lr)?;
-        self.step_table.rates_changed(&self.gpu, &self.rates);
-        Ok(())
+        self.step_table.rates_changed(&self.gpu, &self.rates)
     }
 
     /// Sets the weight decay of the group with that glob for steps submitted from now on.
@@ -320,8 +317,7 @@ impl Optimizer {
     pub fn set_group_weight_decay(&mut self, pattern: &str, lambda: f64) -> Result<()> {
         let group = self.plan.group_named(pattern)?;
         self.rates.set_group_weight_decay(group, &format!("groups.{pattern:?}"), lambda)?;
-        self.step_table.rates_changed(&self.gpu, &self.rates);
-        Ok(())
+        self.step_table.rates_changed(&self.gpu, &self.rates)
     }
 
     /// What the configuration came to.
@@ -347,7 +343,7 @@ impl Optimizer {
     pub(super) fn own_lane(&mut self, tensor: usize, count: Option<u32>) -> Result<()> {
         let dropped = self.reports.dropped();
         if let Some(lane) = self.step_table.add_lane(&self.gpu, &self.plan, &self.rates, tensor, count, dropped)? {
-            self.tables.set_lane(&self.gpu, tensor, lane, self.step_table.lanes());
+            self.tables.set_lane(&self.gpu, tensor, lane, self.step_table.lanes())?;
         }
         Ok(())
     }

@@ -3,13 +3,16 @@
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::context::{Gpu, PATIENCE};
+use super::context::Gpu;
 use crate::{Error, Result};
 
 /// Longest staging buffer.
 const STAGING: u64 = 256 << 20;
+
+/// Between two looks at a mapping that the device's last wait did not bring.
+const PAUSE: Duration = Duration::from_millis(1);
 
 /// A stretch of a buffer to read.
 #[derive(Debug, Clone)]
@@ -19,73 +22,169 @@ pub struct Source {
     pub size: u64,
 }
 
+impl Source {
+    pub fn whole(buffer: &wgpu::Buffer) -> Self {
+        Self { buffer: buffer.clone(), offset: 0, size: buffer.size() }
+    }
+}
+
 /// Bytes on their way. A future that polls the device when it is polled.
 #[derive(Debug)]
 pub struct Download {
     gpu: Gpu,
+    what: &'static str,
     staging: Vec<Staging>,
     sizes: Vec<u64>,
-    started: Instant,
+    /// When someone began to wait for it: its encoder may be submitted much later than recorded.
+    waiting_since: Option<Instant>,
 }
 
 #[derive(Debug)]
 struct Staging {
+    /// Before the buffer, and so dropped before it: a mapping that ends with its buffer has failed nobody.
+    arrival: Arc<Mutex<Arrival>>,
     buffer: wgpu::Buffer,
-    result: Arc<Mutex<Option<Result<(), wgpu::BufferAsyncError>>>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Arrival {
+    #[default]
+    Pending,
+    Mapped,
+    /// The device refused.
+    Refused,
+    /// The encoder was dropped.
+    Dropped,
+}
+
+/// Lives in a mapping's callback, which is called when the copy has arrived and dropped if it never will.
+struct Guard {
+    gpu: Gpu,
+    arrival: Arc<Mutex<Arrival>>,
+}
+
+impl Guard {
+    fn mapped(self, result: Result<(), wgpu::BufferAsyncError>) {
+        // Only a lost device refuses to map a buffer that it has made.
+        if result.is_err() && Arc::strong_count(&self.arrival) > 1 {
+            self.gpu.set_lost("a buffer could not be mapped");
+        }
+        set(&self.arrival, if result.is_ok() { Arrival::Mapped } else { Arrival::Refused });
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        let mut arrival = self.arrival.lock().unwrap_or_else(PoisonError::into_inner);
+        if *arrival == Arrival::Pending {
+            *arrival = Arrival::Dropped;
+        }
+    }
+}
+
+fn set(arrival: &Mutex<Arrival>, to: Arrival) {
+    *arrival.lock().unwrap_or_else(PoisonError::into_inner) = to;
 }
 
 impl Gpu {
     /// Copies the stretches, as they are after all that is submitted so far.
     pub(super) fn download(&self, sources: &[Source]) -> Result<Download> {
+        let staging = self.staging(sources)?;
+        self.scoped("a readback", |device| {
+            let descriptor = wgpu::CommandEncoderDescriptor { label: Some("readback") };
+            let mut encoder = device.create_command_encoder(&descriptor);
+            let download = self.record_download(&mut encoder, "a readback", sources, staging);
+            self.queue().submit([encoder.finish()]);
+            download
+        })
+    }
+
+    /// The memory that [`Gpu::record_download`] needs.
+    pub(super) fn staging(&self, sources: &[Source]) -> Result<Vec<wgpu::Buffer>> {
         let limit = self.limits().buffer.min(STAGING);
-        let total: u64 = sources.iter().map(|s| s.size).sum();
+        let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
+        let mut left: u64 = sources.iter().map(|s| s.size).sum();
         let mut staging = Vec::new();
-        let mut left = total;
         while left > 0 {
-            let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
             let buffer = self.buffer("staging", left.min(limit), usage)?;
             left -= buffer.size();
-            staging.push(Staging { buffer, result: Arc::default() });
+            staging.push(buffer);
         }
-        self.scoped("a readback", |device| {
-            let mut encoder =
-                device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("readback") });
-            let mut at = 0;
-            for source in sources {
-                let mut done = 0;
-                while done < source.size {
-                    let (index, offset) = ((at / limit) as usize, at % limit);
-                    let size = (source.size - done).min(limit - offset);
-                    let target = &staging[index].buffer;
-                    encoder.copy_buffer_to_buffer(&source.buffer, source.offset + done, target, offset, size);
-                    done += size;
-                    at += size;
-                }
+        Ok(staging)
+    }
+
+    /// Records copies of the stretches, as they are when the encoder's commands run.
+    pub(super) fn record_download(
+        &self,
+        encoder: &mut wgpu::CommandEncoder,
+        what: &'static str,
+        sources: &[Source],
+        staging: Vec<wgpu::Buffer>,
+    ) -> Download {
+        let limit = self.limits().buffer.min(STAGING);
+        let mut at = 0;
+        for source in sources {
+            let mut done = 0;
+            while done < source.size {
+                let (index, offset) = ((at / limit) as usize, at % limit);
+                let size = (source.size - done).min(limit - offset);
+                encoder.copy_buffer_to_buffer(&source.buffer, source.offset + done, &staging[index], offset, size);
+                done += size;
+                at += size;
             }
-            self.queue().submit([encoder.finish()]);
-            for part in &staging {
-                let result = part.result.clone();
-                part.buffer.map_async(wgpu::MapMode::Read, .., move |outcome| {
-                    *result.lock().unwrap_or_else(PoisonError::into_inner) = Some(outcome);
-                });
-            }
-        })?;
+        }
+        let follow = |buffer: wgpu::Buffer| {
+            let arrival = Arc::<Mutex<Arrival>>::default();
+            let guard = Guard { gpu: self.clone(), arrival: arrival.clone() };
+            encoder.map_buffer_on_submit(&buffer, wgpu::MapMode::Read, .., move |result| guard.mapped(result));
+            Staging { arrival, buffer }
+        };
+        let staging = staging.into_iter().map(follow).collect();
         let sizes = sources.iter().map(|s| s.size).collect();
-        Ok(Download { gpu: self.clone(), staging, sizes, started: Instant::now() })
+        Download { gpu: self.clone(), what, staging, sizes, waiting_since: None }
     }
 }
 
 impl Download {
-    /// Waits, up to a minute.
-    pub fn wait(self) -> Result<Vec<Vec<u8>>> {
-        self.gpu.wait("a readback")?;
-        pollster::block_on(self)
+    /// Waits, up to [`Gpu::patience`].
+    pub fn wait(mut self) -> Result<Vec<Vec<u8>>> {
+        loop {
+            let waited = self.gpu.wait(self.what);
+            // First: what has arrived before the device was lost can still be read.
+            if let Some(parts) = self.arrived()? {
+                return Ok(parts);
+            }
+            waited?;
+            // Another thread may be about to run the callback, or to submit the encoder.
+            std::thread::sleep(PAUSE);
+        }
+    }
+
+    /// The bytes, if they are there.
+    pub fn arrived(&mut self) -> Result<Option<Vec<Vec<u8>>>> {
+        let patience = self.gpu.patience();
+        let since = *self.waiting_since.get_or_insert_with(Instant::now);
+        for part in &self.staging {
+            match *part.arrival.lock().unwrap_or_else(PoisonError::into_inner) {
+                Arrival::Mapped if !self.gpu.faults().stalls_readbacks() => {}
+                Arrival::Refused => {
+                    self.gpu.check_lost()?;
+                    return Err(refused(self.what, &"the buffer could not be mapped"));
+                }
+                Arrival::Dropped => return Err(refused(self.what, &"its encoder was dropped unsubmitted")),
+                Arrival::Pending | Arrival::Mapped if since.elapsed() >= patience => {
+                    return Err(Error::Timeout { what: self.what, after: patience });
+                }
+                Arrival::Pending | Arrival::Mapped => return Ok(None),
+            }
+        }
+        self.take().map(Some)
     }
 
     fn take(&mut self) -> Result<Vec<Vec<u8>>> {
         let mut bytes = Vec::new();
         for part in &self.staging {
-            let view = part.buffer.get_mapped_range(..).map_err(|e| refused(&e))?;
+            let view = part.buffer.get_mapped_range(..).map_err(|e| refused(self.what, &e))?;
             bytes.extend_from_slice(&view);
             drop(view);
             part.buffer.unmap();
@@ -101,30 +200,25 @@ impl Download {
     }
 }
 
-fn refused(reason: &dyn std::fmt::Display) -> Error {
-    Error::Device { what: "a readback".to_owned(), reason: reason.to_string() }
+fn refused(what: &str, reason: &dyn std::fmt::Display) -> Error {
+    Error::Device { what: what.to_owned(), reason: reason.to_string() }
 }
 
 impl Future for Download {
     type Output = Result<Vec<Vec<u8>>>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        self.gpu.poll()?;
-        for part in &self.staging {
-            match &*part.result.lock().unwrap_or_else(PoisonError::into_inner) {
-                Some(Ok(())) => {}
-                Some(Err(error)) => return Poll::Ready(Err(refused(error))),
-                None if self.started.elapsed() > PATIENCE => {
-                    return Poll::Ready(Err(Error::Timeout { what: "a readback", seconds: PATIENCE.as_secs() }));
-                }
-                None => {
-                    // Nothing but a poll of the device brings the callback.
-                    std::thread::yield_now();
-                    context.waker().wake_by_ref();
-                    return Poll::Pending;
-                }
+        // Not if the device is lost: what has arrived before can still be read.
+        let polled = self.gpu.poll();
+        match self.arrived().transpose() {
+            Some(outcome) => Poll::Ready(outcome),
+            None => {
+                polled?;
+                // Nothing but a poll of the device brings the callback.
+                std::thread::yield_now();
+                context.waker().wake_by_ref();
+                Poll::Pending
             }
         }
-        Poll::Ready(self.take())
     }
 }

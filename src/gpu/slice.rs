@@ -1,5 +1,6 @@
 use wgpu::{Buffer, BufferAddress, BufferBinding, BufferUsages};
 
+use super::readback::Source;
 use crate::tensor::TensorSpec;
 use crate::{Error, Result};
 
@@ -25,6 +26,10 @@ impl Slice {
     /// The slice as a binding for the caller's own kernels. An arena's slices are aligned for it.
     pub fn binding(&self) -> BufferBinding<'_> {
         BufferBinding { buffer: &self.buffer, offset: self.offset, size: std::num::NonZeroU64::new(self.size) }
+    }
+
+    pub(super) fn source(&self) -> Source {
+        Source { buffer: self.buffer.clone(), offset: self.offset, size: self.size }
     }
 
     pub(crate) fn end(&self) -> u64 {

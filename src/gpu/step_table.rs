@@ -104,9 +104,9 @@ impl StepTable {
             executed_ahead: 0,
             started_from: 0,
         };
-        table.write_lanes(gpu);
-        table.write_rates(gpu, rates);
-        table.fill(gpu, plan, rates);
+        table.write_lanes(gpu)?;
+        table.write_rates(gpu, rates)?;
+        table.fill(gpu, plan, rates)?;
         Ok(table)
     }
 
@@ -160,7 +160,7 @@ impl StepTable {
             .iter()
             .any(|lane| lane.filled - lane.confirmed < lane.rows / 2 || lane.confirmed + ahead >= lane.filled)
         {
-            self.fill(gpu, plan, rates);
+            self.fill(gpu, plan, rates)?;
         }
         match self.lanes.iter().find(|lane| lane.confirmed + ahead >= lane.filled) {
             Some(lane) => Err(Error::StepTableFull { pending: ahead, rows: lane.rows }),
@@ -188,10 +188,7 @@ impl StepTable {
         if self.lanes.iter().any(|l| l.tensor == Some(tensor)) {
             return Ok(None);
         }
-        let ahead = self.ahead(dropped);
-        if ahead >= self.own_rows {
-            return Err(Error::StepTableFull { pending: ahead, rows: self.own_rows });
-        }
+        self.check_lanes(dropped)?;
         // Without a count of its own it has missed none yet.
         let start = count.map_or(self.known.taken, u64::from);
         let own = self.lanes.iter().filter(|l| l.tensor.is_some()).count() as u64;
@@ -203,9 +200,15 @@ impl StepTable {
             confirmed: start,
             filled: start,
         });
-        self.write_lanes(gpu);
-        self.fill(gpu, plan, rates);
+        self.write_lanes(gpu)?;
+        self.fill(gpu, plan, rates)?;
         Ok(Some(self.lanes() - 1))
+    }
+
+    /// Whether tensors could have lanes of their own now.
+    pub fn check_lanes(&self, dropped: u64) -> Result<()> {
+        let pending = self.ahead(dropped);
+        if pending < self.own_rows { Ok(()) } else { Err(Error::StepTableFull { pending, rows: self.own_rows }) }
     }
 
     /// Steps recorded and not known to be executed or dropped.
@@ -214,10 +217,10 @@ impl StepTable {
     }
 
     /// Rates have changed: rewrites them, and the factors ahead.
-    pub fn rates_changed(&mut self, gpu: &Gpu, rates: &Rates) {
-        self.write_rates(gpu, rates);
+    pub fn rates_changed(&mut self, gpu: &Gpu, rates: &Rates) -> Result<()> {
+        self.write_rates(gpu, rates)?;
         let (confirmed, filled) = (self.lanes[0].confirmed, self.lanes[0].filled);
-        self.write_factors(gpu, rates, confirmed..filled);
+        self.write_factors(gpu, rates, confirmed..filled)
     }
 
     /// A state was loaded while nothing was under way: counts start from there.
@@ -229,7 +232,7 @@ impl StepTable {
         state: &OptimizerState,
         counts: &[u32],
         executed_before: u64,
-    ) {
+    ) -> Result<()> {
         let taken = state.steps_taken;
         // Steps recorded earlier and not yet submitted are still to come.
         let executed = i128::from(executed_before) - self.executed_ahead;
@@ -240,11 +243,11 @@ impl StepTable {
             lane.confirmed = lane.tensor.map_or(taken, |t| counts[t].into());
             lane.filled = lane.confirmed;
         }
-        self.fill(gpu, plan, rates);
+        self.fill(gpu, plan, rates)
     }
 
     /// Extends every ring as far as the confirmed counts allow.
-    fn fill(&mut self, gpu: &Gpu, plan: &Plan, rates: &Rates) {
+    fn fill(&mut self, gpu: &Gpu, plan: &Plan, rates: &Rates) -> Result<()> {
         for index in 0..self.lanes.len() {
             let lane = self.lanes[index].clone();
             let rows = lane.filled..lane.confirmed + lane.rows;
@@ -253,16 +256,17 @@ impl StepTable {
             }
             let rule = &plan.groups[lane.group].rule;
             let words = |t: u64| rule.scalars(t + 1).map(|x| x as f32);
-            self.write_ring(gpu, lane.rows_at, lane.rows, rows.clone(), words);
+            self.write_ring(gpu, lane.rows_at, lane.rows, rows.clone(), words)?;
             if index == 0 {
-                self.write_factors(gpu, rates, rows.clone());
+                self.write_factors(gpu, rates, rows.clone())?;
             }
             self.lanes[index].filled = rows.end;
         }
+        Ok(())
     }
 
-    fn write_factors(&self, gpu: &Gpu, rates: &Rates, rows: std::ops::Range<u64>) {
-        self.write_ring(gpu, self.factors_at, STEP_ROWS, rows, |t| [rates.factor(t) as f32]);
+    fn write_factors(&self, gpu: &Gpu, rates: &Rates, rows: std::ops::Range<u64>) -> Result<()> {
+        self.write_ring(gpu, self.factors_at, STEP_ROWS, rows, |t| [rates.factor(t) as f32])
     }
 
     fn write_ring<const N: usize>(
@@ -272,18 +276,19 @@ impl StepTable {
         rows: u64,
         range: std::ops::Range<u64>,
         words: impl Fn(u64) -> [f32; N],
-    ) {
+    ) -> Result<()> {
         let mut start = range.start;
         while start < range.end {
             let end = range.end.min((start / rows + 1) * rows);
             let values: Vec<[f32; N]> = (start..end).map(&words).collect();
             let word = at + start % rows * N as u64;
-            gpu.queue().write_buffer(&self.buffer, word * 4, cast_slice(values.as_flattened()));
+            gpu.put(&self.buffer, word * 4, cast_slice(values.as_flattened()))?;
             start = end;
         }
+        Ok(())
     }
 
-    fn write_lanes(&self, gpu: &Gpu) {
+    fn write_lanes(&self, gpu: &Gpu) -> Result<()> {
         let rows: Vec<_> = self
             .lanes
             .iter()
@@ -294,10 +299,10 @@ impl StepTable {
                 rows: lane.rows as u32,
             })
             .collect();
-        gpu.queue().write_buffer(&self.buffer, 0, cast_slice(&rows));
+        gpu.put(&self.buffer, 0, cast_slice(&rows))
     }
 
-    fn write_rates(&self, gpu: &Gpu, rates: &Rates) {
+    fn write_rates(&self, gpu: &Gpu, rates: &Rates) -> Result<()> {
         let rows: Vec<_> = rates
             .groups()
             .iter()
@@ -314,6 +319,6 @@ impl StepTable {
                 }
             })
             .collect();
-        gpu.queue().write_buffer(&self.buffer, self.rates_at * 4, cast_slice(&rows));
+        gpu.put(&self.buffer, self.rates_at * 4, cast_slice(&rows))
     }
 }

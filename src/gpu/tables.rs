@@ -31,7 +31,8 @@ pub struct Tables {
     tensors: wgpu::Buffer,
     tensor_rows: Vec<TensorRow>,
     absent: wgpu::Buffer,
-    ones: wgpu::Buffer,
+    /// At least one word, each 1.
+    pub ones: wgpu::Buffer,
     partials: wgpu::Buffer,
     shared: Shared,
 }
@@ -139,7 +140,7 @@ impl Tables {
         let storage = BufferUsages::STORAGE;
         let blocks =
             gpu.buffer("blocks", (rows.len().max(1) * size_of::<BlockRow>()) as u64, storage | BufferUsages::COPY_DST)?;
-        gpu.queue().write_buffer(&blocks, 0, cast_slice(&rows));
+        gpu.put(&blocks, 0, cast_slice(&rows))?;
         let tensor_rows: Vec<_> = (0..plan.tensors.len())
             .map(|t| {
                 let live = plan.is_live(t);
@@ -157,7 +158,7 @@ impl Tables {
             .collect();
         let tensors =
             gpu.buffer("tensors", tensor_count * size_of::<TensorRow>() as u64, storage | BufferUsages::COPY_DST)?;
-        gpu.queue().write_buffer(&tensors, 0, cast_slice(&tensor_rows));
+        gpu.put(&tensors, 0, cast_slice(&tensor_rows))?;
 
         let [rates_at, factors_at, factor_rows] = table.places();
         let gradient = &plan.gradient;
@@ -186,16 +187,16 @@ impl Tables {
         };
         let settings =
             gpu.buffer("settings", size_of::<Settings>() as u64, BufferUsages::UNIFORM | BufferUsages::COPY_DST)?;
-        gpu.queue().write_buffer(&settings, 0, bytemuck::bytes_of(&settings_row));
+        gpu.put(&settings, 0, bytemuck::bytes_of(&settings_row))?;
 
         let copied = storage | BufferUsages::COPY_DST | BufferUsages::COPY_SRC;
         let control = gpu.buffer("control", control_bytes(plan), copied)?;
         let scale = gradient.initial_scale();
         let start = Control { loss_scale: scale as f32, unscale: gradient.unscale(scale) as f32, ..Control::default() };
-        gpu.queue().write_buffer(&control, 0, bytemuck::bytes_of(&start));
+        gpu.put(&control, 0, bytemuck::bytes_of(&start))?;
         // A uniform binding takes it too: sixteen bytes.
         let loss_scale = gpu.buffer("loss scale", 16, copied | BufferUsages::UNIFORM)?;
-        gpu.queue().write_buffer(&loss_scale, 0, bytemuck::bytes_of(&(scale as f32)));
+        gpu.put(&loss_scale, 0, bytemuck::bytes_of(&(scale as f32)))?;
         let lanes = gpu.buffer("lanes", lane_count * size_of::<Lane>() as u64, storage)?;
         let verdicts = gpu.buffer("verdicts", tensor_count * size_of::<Verdict>() as u64, storage)?;
         let absent = gpu.buffer("absent", tensor_count * 4, copied)?;
@@ -283,13 +284,13 @@ impl Tables {
     }
 
     /// Sends a tensor to another lane of the step table.
-    pub fn set_lane(&mut self, gpu: &Gpu, tensor: usize, lane: u32, lanes: u32) {
+    pub fn set_lane(&mut self, gpu: &Gpu, tensor: usize, lane: u32, lanes: u32) -> Result<()> {
         self.settings_row.lanes = lanes;
-        gpu.queue().write_buffer(&self.settings, 0, bytemuck::bytes_of(&self.settings_row));
+        gpu.put(&self.settings, 0, bytemuck::bytes_of(&self.settings_row))?;
         let row = &mut self.tensor_rows[tensor];
         row.lane = lane;
         let at = tensor * size_of::<TensorRow>();
-        gpu.queue().write_buffer(&self.tensors, at as u64, bytemuck::bytes_of(row));
+        gpu.put(&self.tensors, at as u64, bytemuck::bytes_of(row))
     }
 
     /// Records that these tensors have no gradient in the step that follows. By copies in the encoder,

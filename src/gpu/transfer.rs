@@ -1,12 +1,16 @@
 //! Parameters and state, to the host and back.
 
-use wgpu::BufferUsages;
-
 use super::optimizer::Optimizer;
 use super::readback::{Download, Source};
 use super::rows::Control;
+use super::upload::Upload;
+use crate::Result;
+use crate::checkpoint::{Checkpoint, TensorParams};
+use crate::layout::Layout;
+use crate::rates::{Rates, RatesState};
+use crate::schedule::PlateauState;
 use crate::state::{OptimizerState, TensorState};
-use crate::{Error, Result};
+use crate::step::Plan;
 
 impl Optimizer {
     /// The parameters of all tensors in their order, as they are after all that is submitted so far.
@@ -26,20 +30,8 @@ impl Optimizer {
     }
 
     fn request_params(&self) -> Result<Download> {
-        let sources = self
-            .tensors
-            .iter()
-            .map(|t| {
-                let slice = &t.params;
-                if !slice.buffer.usage().contains(BufferUsages::COPY_SRC) && slice.size > 0 {
-                    let problem =
-                        format!("its parameters cannot be read: usage {:?} lacks COPY_SRC", slice.buffer.usage());
-                    return Err(Error::tensor(&t.spec.name, problem));
-                }
-                Ok(Source { buffer: slice.buffer.clone(), offset: slice.offset, size: slice.size })
-            })
-            .collect::<Result<Vec<_>>>()?;
-        self.gpu.download(&sources)
+        self.check_readable()?;
+        self.gpu.download(&self.tensors.iter().map(|t| t.params.source()).collect::<Vec<_>>())
     }
 
     /// The state, as it is after all that is submitted so far.
@@ -47,7 +39,7 @@ impl Optimizer {
     /// # Errors
     /// The device fails.
     pub async fn state(&self) -> Result<OptimizerState> {
-        Ok(self.decode_state(&self.request_state()?.await?))
+        Ok(self.decode(&self.request_state()?.await?))
     }
 
     /// [`Optimizer::state`], waited for.
@@ -55,76 +47,60 @@ impl Optimizer {
     /// # Errors
     /// The device fails.
     pub fn state_blocking(&self) -> Result<OptimizerState> {
-        Ok(self.decode_state(&self.request_state()?.wait()?))
+        Ok(self.decode(&self.request_state()?.wait()?))
     }
 
     fn request_state(&self) -> Result<Download> {
-        let whole = |buffer: &wgpu::Buffer| Source { buffer: buffer.clone(), offset: 0, size: buffer.size() };
-        let control = std::iter::once(whole(&self.tables.control));
-        let states = self.windows.iter().filter_map(|w| w.state.as_ref()).map(whole);
-        self.gpu.download(&control.chain(states).collect::<Vec<_>>())
+        self.gpu.download(&self.state_sources().collect::<Vec<_>>())
     }
 
-    fn decode_state(&self, parts: &[Vec<u8>]) -> OptimizerState {
-        let (head, counts) = parts[0].split_at(size_of::<Control>());
-        let control: Control = bytemuck::pod_read_unaligned(head);
-        let counts: Vec<u32> = counts.chunks_exact(4).map(bytemuck::pod_read_unaligned).collect();
-        let mut tensors: Vec<_> = (0..self.tensors.len())
-            .map(|t| {
-                let elements = self.plan.tensors[t].elements as usize;
-                let kept = self.plan.variant_of(t).kept();
-                TensorState {
-                    name: self.tensors[t].spec.name.clone(),
-                    shape: self.tensors[t].spec.shape.clone(),
-                    rule: self.plan.group_of(t).rule.name().to_owned(),
-                    steps: counts[t].into(),
-                    weight_sum: self.weight_sum(&counts, t),
-                    slots: kept.map(|s| (s.name.to_owned(), vec![0.0; elements])).collect(),
-                }
-            })
-            .collect();
-        let mut parts = parts[1..].iter();
-        for (index, window) in self.windows.iter().enumerate() {
-            let Some(bytes) = window.state.as_ref().and_then(|_| parts.next()) else {
-                continue;
-            };
-            self.layout.for_each_state(index, |tensor, slot, elements, words| {
-                let values = &mut tensors[tensor].slots[slot].1[elements];
-                let bytes = bytes[words.start * 4..words.end * 4].chunks_exact(4);
-                values.iter_mut().zip(bytes).for_each(|(v, b)| *v = bytemuck::pod_read_unaligned(b));
-            });
-        }
-        let mut live = (0..tensors.len()).map(|t| !self.plan.group_of(t).frozen);
-        tensors.retain(|_| live.next().unwrap_or(false));
-        OptimizerState {
-            steps_taken: control.taken.into(),
-            steps_skipped: control.skipped.into(),
-            micro_batches: control.micro.into(),
-            loss_scale: control.loss_scale.into(),
-            good_steps: control.good_steps.into(),
-            plateau: self.rates.plateau(),
-            tensors,
-        }
+    /// What [`decode_state`] wants to see.
+    pub(super) fn state_sources(&self) -> impl Iterator<Item = Source> {
+        let buffers = std::iter::once(&self.tables.control).chain(self.windows.iter().filter_map(|w| w.state.as_ref()));
+        buffers.map(Source::whole)
     }
 
-    /// A tensor's Σγ², which follows all tensors' counts.
-    fn weight_sum(&self, counts: &[u32], tensor: usize) -> f64 {
-        let bits = counts.get(self.tensors.len() + tensor).filter(|_| self.plan.variant_of(tensor).averages());
-        bits.map_or(0.0, |bits| f32::from_bits(*bits).into())
+    fn decode(&self, parts: &[Vec<u8>]) -> OptimizerState {
+        decode_state(&self.plan, &self.layout, &SavedRates::of(&self.rates), parts)
     }
 
     /// Replaces the state, after all that is submitted so far is done. Steps recorded before and
     /// submitted after start from the new state.
     ///
     /// # Errors
-    /// It does not fit the tensors, and nothing is changed; or the device fails.
+    /// It does not fit the tensors, or the device fails; nothing is changed then.
     pub fn load_state(&mut self, state: &OptimizerState) -> Result<()> {
         state.check(&self.plan)?;
+        self.load(state, None)
+    }
+
+    /// Replaces the state, as [`Optimizer::load_state`], and the parameters that the checkpoint holds.
+    ///
+    /// # Errors
+    /// It does not fit the tensors, a parameter buffer's usage lacks `COPY_DST`, or the device fails; nothing
+    /// is changed then.
+    pub fn load_checkpoint(&mut self, checkpoint: &Checkpoint) -> Result<()> {
+        checkpoint.check(&self.plan)?;
+        if checkpoint.params.is_some() {
+            self.check_training("load_checkpoint")?;
+            self.check_writable()?;
+        }
+        self.load(&checkpoint.state, checkpoint.params.as_deref())
+    }
+
+    fn load(&mut self, state: &OptimizerState, params: Option<&[TensorParams]>) -> Result<()> {
         let before = self.sync()?;
-        let mut counts = vec![0u32; self.tensors.len()];
         let saved: Vec<_> = self.tensors.iter().map(|t| state.tensor(&t.spec.name)).collect();
-        for (count, saved) in counts.iter_mut().zip(&saved) {
-            *count = saved.map_or(0, |s| s.steps as u32);
+        let counts: Vec<u32> = saved.iter().map(|s| s.map_or(0, |s| s.steps as u32)).collect();
+        let behind: Vec<_> =
+            (0..counts.len()).filter(|t| self.plan.is_live(*t) && u64::from(counts[*t]) != state.steps_taken).collect();
+        if !behind.is_empty() {
+            self.step_table.check_lanes(self.reports.dropped())?;
+        }
+
+        let mut upload = Upload::new(&self.gpu);
+        for (tensor, params) in self.tensors.iter().zip(params.into_iter().flatten()) {
+            upload.add(&tensor.params.buffer, tensor.params.offset, bytemuck::cast_slice(&params.values))?;
         }
         for (index, window) in self.windows.iter().enumerate() {
             let Some(buffer) = &window.state else {
@@ -138,7 +114,7 @@ impl Optimizer {
                     words[range].copy_from_slice(&values[elements]);
                 }
             });
-            self.gpu.queue().write_buffer(buffer, 0, bytemuck::cast_slice(&words));
+            upload.add(buffer, 0, bytemuck::cast_slice(&words))?;
         }
         let loss_scale = self.plan.gradient.resumed_scale(state.loss_scale);
         let head = Control {
@@ -150,30 +126,93 @@ impl Optimizer {
             good_steps: state.good_steps as u32,
             ..Control::default()
         };
-        let scale = bytemuck::bytes_of(&head.loss_scale);
-        self.gpu.queue().write_buffer(&self.tables.loss_scale, 0, scale);
-        self.rates.set_plateau(state.plateau);
-        self.gpu.queue().write_buffer(&self.tables.control, 0, bytemuck::bytes_of(&head));
+        upload.add(&self.tables.loss_scale, 0, bytemuck::bytes_of(&head.loss_scale))?;
+        upload.add(&self.tables.control, 0, bytemuck::bytes_of(&head))?;
         let counts_at = size_of::<Control>() as u64;
-        self.gpu.queue().write_buffer(&self.tables.control, counts_at, bytemuck::cast_slice(&counts));
+        upload.add(&self.tables.control, counts_at, bytemuck::cast_slice(&counts))?;
         if self.plan.averages() {
             let sums: Vec<_> = saved.iter().map(|s| s.map_or(0.0, |s| s.weight_sum as f32)).collect();
-            let at = counts_at + 4 * counts.len() as u64;
-            self.gpu.queue().write_buffer(&self.tables.control, at, bytemuck::cast_slice(&sums));
+            upload.add(&self.tables.control, counts_at + 4 * counts.len() as u64, bytemuck::cast_slice(&sums))?;
         }
+        upload.submit()?;
+
+        self.rates.resume(state.rates.as_ref(), state.plateau);
         self.latest = None;
-        // A tensor that is behind follows its own count.
         self.reports.forget();
-        self.step_table.restart(&self.gpu, &self.plan, &self.rates, state, &counts, before.executed());
-        for (tensor, count) in counts.into_iter().enumerate() {
-            if self.plan.is_live(tensor) && u64::from(count) != state.steps_taken {
-                self.own_lane(tensor, Some(count))?;
-            }
-        }
-        Ok(())
+        self.step_table.rates_changed(&self.gpu, &self.rates)?;
+        self.step_table.restart(&self.gpu, &self.plan, &self.rates, state, &counts, before.executed())?;
+        // A tensor that is behind follows its own count.
+        behind.into_iter().try_for_each(|tensor| self.own_lane(tensor, Some(counts[tensor])))
     }
 }
 
-fn values(parts: &[Vec<u8>]) -> Vec<Vec<f32>> {
+/// The rates that go with a state.
+#[derive(Debug, Clone)]
+pub struct SavedRates {
+    set: Option<RatesState>,
+    plateau: PlateauState,
+}
+
+impl SavedRates {
+    pub fn of(rates: &Rates) -> Self {
+        Self { set: rates.state(), plateau: rates.plateau() }
+    }
+}
+
+/// The state in the bytes of the control block and of the windows' state.
+pub fn decode_state(plan: &Plan, layout: &Layout, rates: &SavedRates, parts: &[Vec<u8>]) -> OptimizerState {
+    let (head, counts) = parts[0].split_at(size_of::<Control>());
+    let control: Control = bytemuck::pod_read_unaligned(head);
+    let counts: Vec<u32> = counts.chunks_exact(4).map(bytemuck::pod_read_unaligned).collect();
+    let mut tensors: Vec<_> = (0..plan.tensors.len())
+        .map(|t| {
+            let elements = plan.tensors[t].elements as usize;
+            let kept = plan.variant_of(t).kept();
+            TensorState {
+                name: plan.tensors[t].spec.name.clone(),
+                shape: plan.tensors[t].spec.shape.clone(),
+                rule: plan.group_of(t).rule.name().to_owned(),
+                steps: counts[t].into(),
+                weight_sum: weight_sum(plan, &counts, t),
+                slots: kept.map(|s| (s.name.to_owned(), vec![0.0; elements])).collect(),
+            }
+        })
+        .collect();
+    let mut parts = parts[1..].iter();
+    for (index, window) in layout.windows.iter().enumerate() {
+        if window.state == 0 {
+            continue;
+        }
+        let Some(bytes) = parts.next() else {
+            break;
+        };
+        layout.for_each_state(index, |tensor, slot, elements, words| {
+            let values = &mut tensors[tensor].slots[slot].1[elements];
+            let bytes = bytes[words.start * 4..words.end * 4].chunks_exact(4);
+            values.iter_mut().zip(bytes).for_each(|(v, b)| *v = bytemuck::pod_read_unaligned(b));
+        });
+    }
+    let mut live = (0..tensors.len()).map(|t| !plan.group_of(t).frozen);
+    tensors.retain(|_| live.next().unwrap_or(false));
+    OptimizerState {
+        steps_taken: control.taken.into(),
+        steps_skipped: control.skipped.into(),
+        micro_batches: control.micro.into(),
+        loss_scale: control.loss_scale.into(),
+        good_steps: control.good_steps.into(),
+        plateau: rates.plateau,
+        rates: rates.set.clone(),
+        tensors,
+    }
+}
+
+/// A tensor's Σγ², which follows all tensors' counts.
+fn weight_sum(plan: &Plan, counts: &[u32], tensor: usize) -> f64 {
+    let bits = counts.get(plan.tensors.len() + tensor).filter(|_| plan.variant_of(tensor).averages());
+    bits.map_or(0.0, |bits| f32::from_bits(*bits).into())
+}
+
+/// Values in bytes.
+pub fn values(parts: &[Vec<u8>]) -> Vec<Vec<f32>> {
     parts.iter().map(|bytes| bytes.chunks_exact(4).map(bytemuck::pod_read_unaligned).collect()).collect()
 }

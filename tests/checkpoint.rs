@@ -1,0 +1,370 @@
+//! Checkpoints: taken while training goes on, resumed to the same bits, written whole or not at all.
+
+mod support;
+
+use std::path::Path;
+use std::time::Duration;
+
+use support::model::{Model, PLACES, Place, buffer};
+use support::oracle::Run;
+use support::variations::variations;
+use support::{Numbers, encoder, gpu};
+use wgpu_optim::rules::{AdamW, Sgd};
+use wgpu_optim::schedule::{Cosine, Plateau};
+use wgpu_optim::{
+    Checkpoint, DynamicScale, EmaConfig, Error, Group, LossScale, OptimizerConfig, Slice, Tensor, TensorSpec, rules,
+    wgpu,
+};
+
+const SHAPES: [&[u64]; 4] = [&[3], &[64, 65], &[], &[0, 5]];
+
+fn specs() -> Vec<TensorSpec> {
+    SHAPES.iter().enumerate().map(|(i, shape)| TensorSpec::new(format!("layer.{i}"), *shape)).collect()
+}
+
+fn values(seed: u64) -> Vec<Vec<f32>> {
+    let mut numbers = Numbers::new(seed);
+    specs().iter().map(|s| numbers.take(s.elements().unwrap() as usize)).collect()
+}
+
+fn gradients(step: usize) -> Vec<Vec<f32>> {
+    values(100 + step as u64)
+}
+
+fn model(config: &OptimizerConfig, seed: u64, place: Place) -> Model {
+    Model::new(&gpu(), config, &specs(), &values(seed), place)
+}
+
+fn adamw() -> OptimizerConfig {
+    OptimizerConfig::new(AdamW::default())
+}
+
+/// All that an engine can have: accumulation, a dynamic scale, an average, a schedule.
+fn full(config: OptimizerConfig) -> OptimizerConfig {
+    let mut config = config.clip_global_norm(1.0).ema(EmaConfig { decay: 0.9, warmup: true, interval: 2 });
+    config.gradient.accumulate = 2;
+    let scale = DynamicScale { init: 64.0, growth_interval: 2, ..DynamicScale::default() };
+    config.gradient.loss_scale = Some(LossScale::Dynamic(scale));
+    config.schedule(Cosine { total_steps: 20, min_lr: 0.0 })
+}
+
+/// A folder that is removed in the end.
+struct Folder(std::path::PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("wgpu-optim-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    fn file(&self) -> std::path::PathBuf {
+        self.0.join("run.safetensors")
+    }
+
+    fn names(&self) -> Vec<String> {
+        let names = std::fs::read_dir(&self.0).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
+        names.collect()
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Steps one way and through a checkpoint: recorded between steps of one encoder, saved to a file, loaded by an
+/// optimizer that lies elsewhere and has gone another way.
+fn resumes(config: &OptimizerConfig, place: Place, what: &str) {
+    let mut straight = model(config, 1, place);
+    (0..7).for_each(|step| straight.step(&gradients(step)));
+
+    let mut first = model(config, 1, place);
+    (0..2).for_each(|step| first.step(&gradients(step)));
+    first.write_gradients(&gradients(2));
+    let mut recorded = encoder(&first.gpu);
+    first.optimizer.step(&mut recorded).unwrap();
+    let pending = first.optimizer.record_checkpoint(&mut recorded).unwrap();
+    // What comes after is not in it.
+    first.optimizer.step(&mut recorded).unwrap();
+    first.gpu.queue().submit([recorded.finish()]);
+    first.step(&gradients(50));
+    let folder = Folder::new("resumes");
+    pending.wait().unwrap().save(folder.file()).unwrap();
+    drop(first);
+
+    let mut second = model(config, 2, Place::Separate);
+    second.step(&gradients(51));
+    let checkpoint = Checkpoint::load(folder.file(), second.optimizer.plan()).unwrap();
+    second.optimizer.load_checkpoint(&checkpoint).unwrap();
+    assert_eq!(second.optimizer.checkpoint_blocking().unwrap(), checkpoint, "{what}");
+    (3..7).for_each(|step| second.step(&gradients(step)));
+    assert_eq!(second.bits(), straight.bits(), "{what}");
+    let [a, b] = [&straight, &second].map(|m| m.optimizer.checkpoint_blocking().unwrap());
+    assert_eq!(a, b, "{what}");
+}
+
+#[test]
+fn every_rule_with_every_option_resumes_to_the_same_bits() {
+    for rule in rules::all() {
+        for (variation, place) in variations(rule.as_ref()).into_iter().zip(PLACES.into_iter().cycle()) {
+            resumes(&OptimizerConfig::of(variation.rule.clone()), place, &variation.label);
+        }
+        resumes(&full(OptimizerConfig::of(rule.boxed())), Place::Arena, &format!("{} in full", rule.name()));
+    }
+}
+
+#[test]
+fn the_cpu_resumes_to_the_same_bits() {
+    let wrap = |g: Vec<Vec<f32>>| g.into_iter().map(Some).collect::<Vec<_>>();
+    for rule in rules::all() {
+        let config = full(OptimizerConfig::of(rule));
+        let mut straight = Run::<f32>::new(&config, &specs(), &values(1));
+        for step in 0..5 {
+            straight.step(&wrap(gradients(step)));
+        }
+        let checkpoint = Checkpoint::of(straight.optimizer.state())
+            .with_params(straight.optimizer.plan(), straight.params.clone())
+            .with_extra("seed", "7");
+        let bytes = checkpoint.to_safetensors().unwrap();
+        let read = Checkpoint::from_safetensors(&bytes, straight.optimizer.plan()).unwrap();
+        assert_eq!(read, checkpoint);
+        let params: Vec<_> = read.params.iter().flatten().map(|t| t.values.clone()).collect();
+        let mut second = Run::<f32>::new(&config, &specs(), &params);
+        second.optimizer.load_state(&read.state).unwrap();
+        for step in 5..9 {
+            straight.step(&wrap(gradients(step)));
+            second.step(&wrap(gradients(step)));
+        }
+        assert_eq!((second.params, second.optimizer.state()), (straight.params, straight.optimizer.state()));
+    }
+}
+
+#[test]
+fn rates_set_at_run_time_and_a_plateau_are_resumed() {
+    let config = adamw()
+        .group(Group::matching("layer.0").set("weight_decay", 0.5))
+        .schedule(Plateau { patience: 0, ..Plateau::default() });
+    let go = |m: &mut Model, from: usize| {
+        for step in from..from + 3 {
+            m.step(&gradients(step));
+            m.optimizer.report_loss(1.0).unwrap();
+        }
+    };
+    let mut straight = model(&config, 1, Place::Arena);
+    assert_eq!(straight.optimizer.state_blocking().unwrap().rates, None, "nothing is set yet");
+    straight.optimizer.set_lr(0.02).unwrap();
+    straight.optimizer.set_group_weight_decay("layer.0", 0.25).unwrap();
+    go(&mut straight, 0);
+    let checkpoint = straight.optimizer.checkpoint_blocking().unwrap();
+    let bytes = checkpoint.to_safetensors().unwrap();
+    let mut second = model(&config, 2, Place::Arena);
+    second.optimizer.set_group_lr("layer.0", 7.0).unwrap();
+    let read = Checkpoint::from_safetensors(&bytes, second.optimizer.plan()).unwrap();
+    second.optimizer.load_checkpoint(&read).unwrap();
+    assert_eq!(second.optimizer.rates().state(), straight.optimizer.rates().state());
+    go(&mut straight, 3);
+    go(&mut second, 3);
+    assert_eq!(second.bits(), straight.bits());
+    assert!(second.optimizer.rates().plateau().factor < 0.01, "{:?}", second.optimizer.rates().plateau());
+
+    // Nothing set: back to the configuration.
+    let plain = model(&config, 1, Place::Arena).optimizer.checkpoint_blocking().unwrap();
+    second.optimizer.load_checkpoint(&plain).unwrap();
+    assert_eq!(second.optimizer.rates().state(), None);
+
+    // Other groups than those that rates were set for.
+    let mut other = model(&adamw(), 1, Place::Arena);
+    let error = Checkpoint::from_safetensors(&bytes, other.optimizer.plan()).unwrap_err().to_string();
+    assert!(error.contains("rates were set at run time for groups") && error.contains("layer.0"), "{error}");
+    assert!(other.optimizer.load_checkpoint(&checkpoint).is_err());
+}
+
+#[test]
+fn all_that_does_not_fit_is_told_and_nothing_is_changed() {
+    let specs = |names: &[(&str, &[u64])]| -> Vec<_> { names.iter().map(|(n, s)| TensorSpec::new(*n, *s)).collect() };
+    let build = |specs: &[TensorSpec], config: &OptimizerConfig| {
+        let params: Vec<_> = specs.iter().map(|s| vec![0.5; s.elements().unwrap() as usize]).collect();
+        Model::new(&gpu(), config, specs, &params, Place::Arena)
+    };
+    let saved = build(
+        &specs(&[("same", &[4]), ("reshaped", &[2, 3]), ("gone", &[2]), ("ruled", &[3]), ("extra.w", &[1])]),
+        &adamw().group(Group::matching("ruled").rule(Sgd { momentum: 0.9, ..Sgd::default() })),
+    );
+    let bytes = saved.optimizer.checkpoint_blocking().unwrap().to_safetensors().unwrap();
+    let mut target = build(
+        &specs(&[("same", &[4]), ("reshaped", &[3, 2]), ("new", &[2]), ("ruled", &[3]), ("extra.w", &[1])]),
+        &adamw(),
+    );
+    target.step(&[vec![1.0; 4], vec![1.0; 6], vec![1.0; 2], vec![1.0; 3], vec![1.0]]);
+    let before = target.bits();
+    let error = Checkpoint::from_safetensors(&bytes, target.optimizer.plan()).unwrap_err().to_string();
+    for words in [
+        "\"reshaped\" has shape [2, 3], expected [3, 2]",
+        "\"reshaped.exp_avg\" has shape [2, 3], expected [3, 2]",
+        "\"reshaped.exp_avg_sq\" has shape",
+        "\"new\" is missing",
+        "\"gone\" is not",
+        "\"gone.exp_avg\" is not",
+        "\"ruled\" was saved by rule \"sgd\", expected \"adamw\"",
+        "\"ruled.exp_avg\" is missing",
+        "\"ruled.momentum_buffer\" is not",
+    ] {
+        assert!(error.contains(words), "{error:?} does not say {words:?}");
+    }
+    assert!(!error.contains("same") && !error.contains("extra.w"), "{error}");
+    assert_eq!(target.bits(), before);
+
+    // A checkpoint of another shape handed over directly, parameters first.
+    let checkpoint = saved.optimizer.checkpoint_blocking().unwrap();
+    let error = target.optimizer.load_checkpoint(&checkpoint).unwrap_err().to_string();
+    for words in ["\"new\" is missing", "the parameters of \"new\" are missing", "parameters of \"gone\""] {
+        assert!(error.contains(words), "{error:?} does not say {words:?}");
+    }
+    assert_eq!(target.bits(), before);
+}
+
+#[test]
+fn a_checkpoint_without_parameters_is_one() {
+    let mut run = model(&adamw(), 1, Place::Arena);
+    run.step(&gradients(0));
+    let mut recorded = encoder(&run.gpu);
+    let pending = run.optimizer.record_state(&mut recorded).unwrap();
+    run.gpu.queue().submit([recorded.finish()]);
+    let checkpoint = pollster::block_on(pending).unwrap();
+    assert_eq!(checkpoint.params, None);
+    assert_eq!(checkpoint.state, run.optimizer.state_blocking().unwrap());
+    let bytes = checkpoint.to_safetensors().unwrap();
+    assert_eq!(Checkpoint::from_safetensors(&bytes, run.optimizer.plan()).unwrap(), checkpoint);
+    let whole = pollster::block_on(run.optimizer.checkpoint()).unwrap();
+    let expected = run.params().iter().map(Vec::len).sum::<usize>();
+    assert_eq!(whole.params.unwrap().iter().map(|t| t.values.len()).sum::<usize>(), expected);
+}
+
+#[test]
+fn the_memory_of_a_checkpoint_is_told_before() {
+    let run = model(&adamw(), 1, Place::Arena);
+    let before = run.gpu.created();
+    // 4,164 elements of parameters in four tensors, two slots of each in whole vectors, and the counts.
+    let parts = [4 * 4164, 2 * 4 * (4 + 4160 + 4), 64 + 4 * 4, 4];
+    assert_eq!(run.optimizer.checkpoint_bytes(), parts.iter().sum::<u64>());
+    assert_eq!(run.gpu.created(), before);
+}
+
+#[test]
+fn an_encoder_that_never_runs_gives_an_error_not_a_hang() {
+    let gpu = wgpu_optim::Gpu::headless().unwrap();
+    let run = Model::new(&gpu, &adamw(), &specs(), &values(1), Place::Arena);
+    let mut dropped = encoder(&gpu);
+    let pending = run.optimizer.record_checkpoint(&mut dropped).unwrap();
+    drop(dropped);
+    let error = pending.wait().unwrap_err();
+    assert!(error.to_string().contains("dropped"), "{error}");
+
+    gpu.set_patience(Duration::from_millis(50));
+    let mut kept = encoder(&gpu);
+    let mut pending = run.optimizer.record_checkpoint(&mut kept).unwrap();
+    assert_eq!(pending.try_take().unwrap(), None);
+    let error = pending.wait().unwrap_err();
+    assert!(matches!(error, Error::Timeout { .. }), "{error}");
+}
+
+#[test]
+fn commands_that_the_device_refuses_give_no_checkpoint() {
+    let gpu = wgpu_optim::Gpu::headless().unwrap();
+    let run = Model::new(&gpu, &adamw(), &specs(), &values(1), Place::Arena);
+    let scope = gpu.device().push_error_scope(wgpu::ErrorFilter::Validation);
+    let mut bad = encoder(&gpu);
+    let pending = run.optimizer.record_checkpoint(&mut bad).unwrap();
+    let small = buffer(&gpu, 4);
+    bad.copy_buffer_to_buffer(&small, 0, &small, 64, 4);
+    gpu.queue().submit([bad.finish()]);
+    assert!(pollster::block_on(scope.pop()).is_some(), "the commands were not refused");
+    let outcome = pending.wait();
+    assert!(matches!(outcome, Err(Error::Device { .. })), "{outcome:?}");
+}
+
+#[test]
+fn buffers_that_cannot_be_read_or_written_are_named() {
+    let gpu = gpu();
+    let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC;
+    let descriptor = wgpu::BufferDescriptor { label: None, size: 16, usage, mapped_at_creation: false };
+    let fixed = gpu.device().create_buffer(&descriptor);
+    let tensor = Tensor::new("fixed", [4], Slice::new(&fixed, 0, 16));
+    let mut optimizer = wgpu_optim::Optimizer::new(&gpu, &adamw(), [tensor]).unwrap();
+    let checkpoint = optimizer.checkpoint_blocking().unwrap();
+    let error = optimizer.load_checkpoint(&checkpoint).unwrap_err().to_string();
+    assert!(error.contains("\"fixed\"") && error.contains("COPY_DST"), "{error}");
+}
+
+#[test]
+fn a_name_that_is_also_that_of_a_slot_is_refused() {
+    let specs = [TensorSpec::new("w", [1]), TensorSpec::new("w.exp_avg", [1])];
+    let run = Model::new(&gpu(), &adamw(), &specs, &[vec![1.0], vec![2.0]], Place::Arena);
+    let checkpoint = run.optimizer.checkpoint_blocking().unwrap();
+    let error = checkpoint.to_safetensors().unwrap_err().to_string();
+    assert!(error.contains("\"w.exp_avg\""), "{error}");
+    assert!(checkpoint.state.to_safetensors().is_ok());
+}
+
+fn write(path: &Path, text: &str) {
+    std::fs::write(path, text).unwrap();
+}
+
+#[test]
+fn a_file_is_replaced_whole_or_not_at_all() {
+    let folder = Folder::new("whole");
+    let mut run = model(&adamw(), 1, Place::Arena);
+    let first = run.optimizer.checkpoint_blocking().unwrap();
+    first.save(folder.file()).unwrap();
+    run.step(&gradients(0));
+    let second = run.optimizer.checkpoint_blocking().unwrap().with_extra("epoch", "3");
+    second.save(folder.file()).unwrap();
+    assert_eq!(Checkpoint::load(folder.file(), run.optimizer.plan()).unwrap(), second);
+    assert_eq!(folder.names(), ["run.safetensors"]);
+
+    // Values that do not fit: refused before anything is written.
+    let mut bad = first.clone();
+    bad.state.tensors[0].slots[0].1.pop();
+    assert!(bad.save(folder.file()).is_err());
+    // A folder in the way of the name.
+    let error = first.save(&folder.0).unwrap_err();
+    assert!(matches!(error, Error::File { .. }), "{error}");
+    assert!(first.save(folder.0.join("no/such/folder")).is_err());
+    assert_eq!(Checkpoint::load(folder.file(), run.optimizer.plan()).unwrap(), second);
+    assert_eq!(folder.names(), ["run.safetensors"]);
+
+    // What killed processes left is removed once it is old.
+    let (old, young) = (folder.0.join(".run.safetensors.1-0.partial"), folder.0.join(".run.safetensors.2-0.partial"));
+    write(&old, "half");
+    write(&young, "half");
+    let hours_ago = std::time::SystemTime::now() - Duration::from_secs(2 * 60 * 60);
+    std::fs::File::options().write(true).open(&old).unwrap().set_modified(hours_ago).unwrap();
+    first.save(folder.file()).unwrap();
+    assert!(!old.exists() && young.exists());
+}
+
+#[test]
+fn a_missing_file_is_named() {
+    let run = model(&adamw(), 1, Place::Arena);
+    for path in ["/nowhere/run.safetensors", "/"] {
+        let error = Checkpoint::load(path, run.optimizer.plan()).unwrap_err();
+        assert!(error.to_string().contains(path), "{error}");
+    }
+}
+
+#[test]
+fn a_checkpoint_during_an_evaluation_holds_the_weights_to_train_with() {
+    let config = OptimizerConfig::of(rules::by_name("schedule_free_adamw").unwrap());
+    let mut run = model(&config, 1, Place::Arena);
+    (0..3).for_each(|step| run.step(&gradients(step)));
+    let training = run.optimizer.checkpoint_blocking().unwrap();
+    let mut recorded = encoder(&run.gpu);
+    run.optimizer.begin_evaluation(&mut recorded).unwrap();
+    run.gpu.queue().submit([recorded.finish()]);
+    let expected: Vec<_> = training.params.iter().flatten().map(|t| t.values.clone()).collect();
+    assert_ne!(run.params(), expected, "no other weights to evaluate with");
+    assert_eq!(run.optimizer.checkpoint_blocking().unwrap(), training);
+    assert!(run.optimizer.load_checkpoint(&training).is_err());
+}
