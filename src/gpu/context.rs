@@ -26,12 +26,23 @@ struct Inner {
     queue: wgpu::Queue,
     limits: DeviceLimits,
     scan_workgroup: u32,
-    lost: Arc<OnceLock<String>>,
+    lost: LostFlag,
     /// In nanoseconds.
     patience: AtomicU64,
     faults: Faults,
     created: Counters,
     pipelines: Pipelines,
+}
+
+/// Why the device is lost, once it is. After a loss most calls on a device seem to succeed.
+#[derive(Debug, Clone, Default)]
+pub(super) struct LostFlag(Arc<OnceLock<String>>);
+
+impl LostFlag {
+    /// The first reason stays.
+    pub(super) fn set(&self, reason: impl Into<String>) {
+        let _ = self.0.set(reason.into());
+    }
 }
 
 #[derive(Debug, Default)]
@@ -58,10 +69,10 @@ impl Gpu {
     /// Its callbacks stay the caller's. That the device is lost shows when something is to be read back, or at
     /// once where the caller's own callback says so by [`Gpu::set_lost`].
     pub fn new(device: wgpu::Device, queue: wgpu::Queue) -> Self {
-        Self::with_lost_flag(device, queue, Arc::default())
+        Self::with_lost_flag(device, queue, LostFlag::default())
     }
 
-    fn with_lost_flag(device: wgpu::Device, queue: wgpu::Queue, lost: Arc<OnceLock<String>>) -> Self {
+    fn with_lost_flag(device: wgpu::Device, queue: wgpu::Queue, lost: LostFlag) -> Self {
         let limits = DeviceLimits::of(&device.limits());
         let scan_workgroup = shader::scan_workgroup(device.adapter_info().device_type);
         let inner = Inner {
@@ -114,17 +125,12 @@ impl Gpu {
             ..wgpu::DeviceDescriptor::default()
         };
         let (device, queue) = adapter.request_device(&descriptor).await.map_err(|e| Error::NoAdapter(e.to_string()))?;
-        let lost = Arc::<OnceLock<String>>::default();
+        let lost = LostFlag::default();
         let flag = lost.clone();
-        device.set_device_lost_callback(move |reason, message| {
-            // The first reason stays.
-            let _ = flag.set(format!("{reason:?}: {message}"));
-        });
+        device.set_device_lost_callback(move |reason, message| flag.set(format!("{reason:?}: {message}")));
         // wgpu panics on an error that nobody handles; here it surfaces at the next call.
         let flag = lost.clone();
-        device.on_uncaptured_error(Arc::new(move |error| {
-            let _ = flag.set(error.to_string());
-        }));
+        device.on_uncaptured_error(Arc::new(move |error| flag.set(error.to_string())));
         Ok(Self::with_lost_flag(device, queue, lost))
     }
 
@@ -146,7 +152,7 @@ impl Gpu {
     /// Says that the device is lost, for the caller's own callback to call. Everything that needs it then
     /// fails with [`Error::DeviceLost`]. The first reason stays.
     pub fn set_lost(&self, reason: &str) {
-        let _ = self.inner.lost.set(reason.to_owned());
+        self.inner.lost.set(reason);
     }
 
     /// How long a blocking call waits for the device before it is an [`Error::Timeout`]. A minute, unless
@@ -201,8 +207,12 @@ impl Gpu {
         self.inner.scan_workgroup
     }
 
+    pub(super) fn lost(&self) -> &LostFlag {
+        &self.inner.lost
+    }
+
     pub(super) fn check_lost(&self) -> Result<()> {
-        self.inner.lost.get().map_or(Ok(()), |reason| Err(Error::DeviceLost(reason.clone())))
+        self.inner.lost.0.get().map_or(Ok(()), |reason| Err(Error::DeviceLost(reason.clone())))
     }
 
     /// Runs `make` so that what the device refuses comes back as an error instead of reaching the

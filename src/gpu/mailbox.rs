@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use super::context::Gpu;
+use super::context::{Gpu, LostFlag};
 use crate::Result;
 
 const FREE: u8 = 0;
@@ -15,23 +15,32 @@ const READY: u8 = 2;
 /// would map it is dropped with its encoder.
 #[derive(Debug)]
 pub struct Mailbox<T> {
+    lost: LostFlag,
     slots: Vec<Slot<T>>,
 }
 
 #[derive(Debug)]
 struct Slot<T> {
-    buffer: wgpu::Buffer,
+    /// Before the buffer, and so dropped before it: a mapping that ends with its buffer has failed nobody.
     state: Arc<AtomicU8>,
+    buffer: wgpu::Buffer,
     note: Option<T>,
 }
 
 /// Lives in a mapping's callback: called when the copy has arrived, dropped if it never will.
-struct Guard(Arc<AtomicU8>);
+struct Guard {
+    state: Arc<AtomicU8>,
+    /// Not the device, which keeps the callback: neither would ever be dropped.
+    lost: LostFlag,
+}
 
 impl Guard {
     fn mapped(self, result: Result<(), wgpu::BufferAsyncError>) {
         if result.is_ok() {
-            self.0.store(READY, Ordering::Release);
+            self.state.store(READY, Ordering::Release);
+        } else if Arc::strong_count(&self.state) > 1 {
+            // Only a lost device refuses to map a buffer that it has made.
+            self.lost.set("a report could not be mapped");
         }
     }
 }
@@ -39,7 +48,7 @@ impl Guard {
 impl Drop for Guard {
     fn drop(&mut self) {
         // Not if it is ready: then the reader frees it.
-        let _ = self.0.compare_exchange(TAKEN, FREE, Ordering::AcqRel, Ordering::Relaxed);
+        let _ = self.state.compare_exchange(TAKEN, FREE, Ordering::AcqRel, Ordering::Relaxed);
     }
 }
 
@@ -47,7 +56,7 @@ impl<T> Mailbox<T> {
     pub fn new(gpu: &Gpu, label: &str, slots: usize, bytes: u64) -> Result<Self> {
         let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
         let slot = |_| Ok(Slot { buffer: gpu.buffer(label, bytes, usage)?, state: Arc::default(), note: None });
-        Ok(Self { slots: (0..slots).map(slot).collect::<Result<_>>()? })
+        Ok(Self { lost: gpu.lost().clone(), slots: (0..slots).map(slot).collect::<Result<_>>()? })
     }
 
     /// Records copies into a free slot by `copy`, and its mapping. Whether there was one.
@@ -63,7 +72,7 @@ impl<T> Mailbox<T> {
         slot.note = Some(note);
         slot.state.store(TAKEN, Ordering::Release);
         copy(encoder, &slot.buffer);
-        let guard = Guard(slot.state.clone());
+        let guard = Guard { state: slot.state.clone(), lost: self.lost.clone() };
         encoder.map_buffer_on_submit(&slot.buffer, wgpu::MapMode::Read, .., move |result| guard.mapped(result));
         true
     }

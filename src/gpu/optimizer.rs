@@ -201,6 +201,9 @@ impl Optimizer {
 
     pub(super) fn collect(&mut self) -> Result<()> {
         self.gpu.poll()?;
+        if self.gpu.faults().stalls_readbacks() {
+            return Ok(());
+        }
         for snapshot in self.reports.collect() {
             self.take(snapshot);
         }

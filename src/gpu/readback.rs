@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use super::context::Gpu;
+use super::context::{Gpu, LostFlag};
 use crate::{Error, Result};
 
 /// Longest staging buffer.
@@ -59,7 +59,8 @@ enum Arrival {
 
 /// Lives in a mapping's callback, which is called when the copy has arrived and dropped if it never will.
 struct Guard {
-    gpu: Gpu,
+    /// Not the device, which keeps the callback: neither would ever be dropped.
+    lost: LostFlag,
     arrival: Arc<Mutex<Arrival>>,
 }
 
@@ -67,7 +68,7 @@ impl Guard {
     fn mapped(self, result: Result<(), wgpu::BufferAsyncError>) {
         // Only a lost device refuses to map a buffer that it has made.
         if result.is_err() && Arc::strong_count(&self.arrival) > 1 {
-            self.gpu.set_lost("a buffer could not be mapped");
+            self.lost.set("a buffer could not be mapped");
         }
         set(&self.arrival, if result.is_ok() { Arrival::Mapped } else { Arrival::Refused });
     }
@@ -135,7 +136,7 @@ impl Gpu {
         }
         let follow = |buffer: wgpu::Buffer| {
             let arrival = Arc::<Mutex<Arrival>>::default();
-            let guard = Guard { gpu: self.clone(), arrival: arrival.clone() };
+            let guard = Guard { lost: self.lost().clone(), arrival: arrival.clone() };
             encoder.map_buffer_on_submit(&buffer, wgpu::MapMode::Read, .., move |result| guard.mapped(result));
             Staging { arrival, buffer }
         };
@@ -184,7 +185,10 @@ impl Download {
     fn take(&mut self) -> Result<Vec<Vec<u8>>> {
         let mut bytes = Vec::new();
         for part in &self.staging {
-            let view = part.buffer.get_mapped_range(..).map_err(|e| refused(self.what, &e))?;
+            // A lost device takes what it had mapped with it.
+            let view = part.buffer.get_mapped_range(..).map_err(|e| {
+                self.gpu.check_lost().err().unwrap_or_else(|| refused(self.what, &e))
+            })?;
             bytes.extend_from_slice(&view);
             drop(view);
             part.buffer.unmap();
