@@ -63,7 +63,7 @@ impl Watched {
 
 /// What `call` does when the first, the second and every later allocation fails, until it needs no more: an error
 /// each time, never another one. How many there were.
-fn starve<T>(gpu: &Gpu, mut call: impl FnMut() -> wgpu_optim::Result<T>, mut after_each: impl FnMut()) -> u64 {
+fn starve<T>(gpu: &Gpu, mut call: impl FnMut() -> wgpu_optim::Result<T>) -> u64 {
     for after in 0.. {
         gpu.inject(Fault::OutOfMemory { after });
         let outcome = call();
@@ -73,7 +73,6 @@ fn starve<T>(gpu: &Gpu, mut call: impl FnMut() -> wgpu_optim::Result<T>, mut aft
             Err(Error::OutOfMemory { what }) => assert!(what.contains("bytes"), "{what}"),
             Err(other) => panic!("{other}"),
         }
-        after_each();
     }
     unreachable!()
 }
@@ -82,9 +81,9 @@ fn starve<T>(gpu: &Gpu, mut call: impl FnMut() -> wgpu_optim::Result<T>, mut aft
 fn memory_that_runs_out_is_an_error_at_every_allocation() {
     let watched = Watched::own();
     let gpu = &watched.gpu;
-    let mut failed = starve(gpu, || Arena::new(gpu, specs()), || ());
+    let mut failed = starve(gpu, || Arena::new(gpu, specs()));
     let arena = support::arena(gpu, &specs(), &values(1));
-    failed += starve(gpu, || Optimizer::new(gpu, &config(), arena.tensors().to_vec()), || ());
+    failed += starve(gpu, || Optimizer::new(gpu, &config(), arena.tensors().to_vec()));
     assert!(failed > 20, "{failed} allocations");
     watched.assert_quiet();
 }
@@ -103,12 +102,13 @@ fn a_starved_call_changes_nothing() {
         assert_eq!(run.bits(), straight.bits(), "after {what}");
     };
     go(&mut run, "nothing");
-    let mut failed = Vec::new();
-    failed.push(starve(gpu, || run.optimizer.params_blocking(), || ()));
-    failed.push(starve(gpu, || run.optimizer.state_blocking(), || ()));
-    failed.push(starve(gpu, || run.optimizer.checkpoint_blocking(), || ()));
-    failed.push(starve(gpu, || run.optimizer.record_checkpoint(&mut encoder(gpu)), || ()));
-    failed.push(starve(gpu, || run.optimizer.wait_for_report().map(drop), || ()));
+    let mut failed = vec![
+        starve(gpu, || run.optimizer.params_blocking()),
+        starve(gpu, || run.optimizer.state_blocking()),
+        starve(gpu, || run.optimizer.checkpoint_blocking()),
+        starve(gpu, || run.optimizer.record_checkpoint(&mut encoder(gpu))),
+        starve(gpu, || run.optimizer.wait_for_report()),
+    ];
     go(&mut run, "readbacks");
 
     let now = run.optimizer.checkpoint_blocking().unwrap();
@@ -130,7 +130,7 @@ fn a_starved_call_changes_nothing() {
     run.optimizer.load_checkpoint(&now).unwrap();
     go(&mut run, "loads");
 
-    failed.push(starve(gpu, || run.optimizer.set_health(Some(HealthConfig::default())), || ()));
+    failed.push(starve(gpu, || run.optimizer.set_health(Some(HealthConfig::default()))));
     go(&mut run, "health");
     // Gradients elsewhere: the step itself has to allocate, once.
     let elsewhere = Arena::new(gpu, specs()).unwrap();
@@ -139,7 +139,7 @@ fn a_starved_call_changes_nothing() {
         run.optimizer.set_gradient(t, Some(place.clone())).unwrap();
     }
     run.gradients = places;
-    failed.push(starve(gpu, || run.optimizer.step(&mut encoder(gpu)), || ()));
+    failed.push(starve(gpu, || run.optimizer.step(&mut encoder(gpu))));
     go(&mut run, "gradients elsewhere");
     assert!(failed.iter().all(|n| *n > 0), "{failed:?}");
     watched.assert_quiet();

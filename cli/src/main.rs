@@ -11,6 +11,7 @@ mod losses;
 mod network;
 mod output;
 mod plot;
+mod saving;
 mod style;
 mod tensor_file;
 mod timing;

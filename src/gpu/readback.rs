@@ -186,9 +186,10 @@ impl Download {
         let mut bytes = Vec::new();
         for part in &self.staging {
             // A lost device takes what it had mapped with it.
-            let view = part.buffer.get_mapped_range(..).map_err(|e| {
-                self.gpu.check_lost().err().unwrap_or_else(|| refused(self.what, &e))
-            })?;
+            let view = part
+                .buffer
+                .get_mapped_range(..)
+                .map_err(|e| self.gpu.check_lost().err().unwrap_or_else(|| refused(self.what, &e)))?;
             bytes.extend_from_slice(&view);
             drop(view);
             part.buffer.unmap();

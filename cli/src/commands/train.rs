@@ -1,4 +1,4 @@
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -18,6 +18,7 @@ use crate::health;
 use crate::network::trainer::{CpuTrainer, Epoch, GpuTrainer, Steps, Trainer};
 use crate::network::{self, Score};
 use crate::output::{self, Outputs};
+use crate::saving::{Course, Resumed, Saver};
 use crate::{input, plot, tensor_file};
 
 /// Train a small network on handwritten digits, all on the GPU
@@ -27,6 +28,7 @@ Examples:
   wgpu-optim train
   wgpu-optim train --epochs 40 --plot loss.svg --params-out digits.safetensors
   wgpu-optim train --config run.toml --seed 7 --json
+  wgpu-optim train --checkpoint run.safetensors --resume run.safetensors
 
 Without --config: adamw with lr 5e-3, falling along half a cosine to 0 over the run.
 The data: 1,797 images of 8x8 pixels, of which 360 are held back
@@ -54,6 +56,15 @@ pub struct Args {
     /// Where the trained parameters go
     #[arg(long, value_name = "P.safetensors")]
     params_out: Option<PathBuf>,
+    /// Where a checkpoint of the run goes, again and again while it trains
+    #[arg(long, value_name = "FILE.safetensors")]
+    checkpoint: Option<PathBuf>,
+    /// Epochs from one checkpoint to the next; the last epoch has one in any case
+    #[arg(long, value_name = "N", default_value_t = 1, requires = "checkpoint", value_parser = clap::value_parser!(u32).range(1..))]
+    checkpoint_every: u32,
+    /// Goes on from a checkpoint of a run with the same seed, batch and configuration, to the same bits
+    #[arg(long, value_name = "FILE.safetensors")]
+    resume: Option<PathBuf>,
     /// No progress bar
     #[arg(long)]
     quiet: bool,
@@ -64,7 +75,8 @@ pub struct Args {
 
 pub fn run(args: &Args) -> Result<()> {
     let digits = Digits::load();
-    let outputs = Outputs::new([&args.plot, &args.params_out].into_iter().flatten().map(PathBuf::as_path))?;
+    let paths = [&args.plot, &args.params_out, &args.checkpoint].into_iter().flatten().map(PathBuf::as_path);
+    let outputs = Outputs::new(paths)?;
     let config = match &args.config {
         Some(path) => {
             let config = input::config(path)?;
@@ -74,10 +86,16 @@ pub fn run(args: &Args) -> Result<()> {
         }
         None => default_config(args, &digits),
     };
+    let resumed = args.resume.as_deref().map(|path| resumed(args, path, &config)).transpose()?;
     let gpu = args.backend.open()?;
     let started = Instant::now();
     let mut trainer = trainer(args, gpu.as_ref(), &config, &digits)?;
-    let history = train(args, trainer.as_mut(), &digits)?;
+    let mut history = Vec::new();
+    if let Some(Resumed { checkpoint, history: before }) = resumed {
+        trainer.resume(&checkpoint)?;
+        history = before;
+    }
+    train(args, trainer.as_mut(), &digits, &mut history)?;
     let steps = trainer.steps()?;
     let params = trainer.params()?;
     let health = trainer.health()?;
@@ -111,21 +129,49 @@ fn trainer(args: &Args, gpu: Option<&Gpu>, config: &OptimizerConfig, digits: &Di
     })
 }
 
-fn train(args: &Args, trainer: &mut dyn Trainer, digits: &Digits) -> Result<Vec<Epoch>> {
+fn course(args: &Args) -> Course {
+    Course { seed: args.seed, batch: args.batch }
+}
+
+fn resumed(args: &Args, path: &Path, config: &OptimizerConfig) -> Result<Resumed> {
+    let plan = Plan::new(config, &network::specs())?;
+    let resumed = Resumed::read(path, &plan, course(args))?;
+    let (done, asked) = (resumed.history.len(), args.epochs);
+    match done as u64 <= u64::from(asked) {
+        true => Ok(resumed),
+        false => Err(Error::file(path, format!("has {done} epochs already, and --epochs asks for {asked}"))),
+    }
+}
+
+fn train(args: &Args, trainer: &mut dyn Trainer, digits: &Digits, history: &mut Vec<Epoch>) -> Result<()> {
     let bar = progress_bar(args);
+    let mut saver = args.checkpoint.as_deref().map(|path| Saver::new(path, course(args)));
     // Not the generator of the first parameters: another stream of the same seed.
     let mut random = ChaCha8Rng::seed_from_u64(args.seed);
     random.set_stream(1);
     let mut order = digits.training.clone();
-    let mut history = Vec::new();
-    for _ in 0..args.epochs {
+    // Each epoch shuffles the order of the one before.
+    let done = history.len();
+    (0..done).for_each(|_| order.shuffle(&mut random));
+    bar.inc(done as u64);
+    for epoch in done + 1..=args.epochs as usize {
         order.shuffle(&mut random);
         let arrived = trainer.epoch(&order)?;
-        note(arrived, &mut history, &bar)?;
+        note(arrived, history, &bar)?;
+        if let Some(saver) = &mut saver {
+            if epoch.is_multiple_of(args.checkpoint_every as usize) || epoch == args.epochs as usize {
+                saver.add(epoch, trainer.checkpoint()?);
+            }
+            saver.go_on(history)?;
+        }
     }
-    note(trainer.finish()?, &mut history, &bar)?;
+    note(trainer.finish()?, history, &bar)?;
+    if let Some(saver) = &mut saver {
+        saver.go_on(history)?;
+        saver.finish()?;
+    }
     bar.finish_and_clear();
-    Ok(history)
+    Ok(())
 }
 
 fn note(arrived: Vec<Epoch>, history: &mut Vec<Epoch>, bar: &ProgressBar) -> Result<()> {

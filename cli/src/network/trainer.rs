@@ -2,7 +2,7 @@
 
 use ndarray::{Array2, ArrayView2, Axis};
 use wgpu_optim::cpu::{CpuOptimizer, CpuTensor};
-use wgpu_optim::{Arena, Gpu, Health, HealthConfig, Optimizer, OptimizerConfig};
+use wgpu_optim::{Arena, Checkpoint, Gpu, Health, HealthConfig, Optimizer, OptimizerConfig};
 
 use super::cpu::{self, Linear};
 use super::gpu::GpuNetwork;
@@ -10,6 +10,7 @@ use super::readback::Readback;
 use super::{Outcome, Score, batches, specs};
 use crate::digits::{Digits, PIXELS};
 use crate::error::{Error, Result};
+use crate::saving::Saving;
 
 /// An epoch's scores: on the training images while it trained, on those held back after it.
 #[derive(Debug, Clone, Copy)]
@@ -38,6 +39,12 @@ pub trait Trainer {
 
     /// The parameters in the order of [`specs`].
     fn params(&self) -> Result<Vec<Vec<f32>>>;
+
+    /// A checkpoint of all that has been trained so far.
+    fn checkpoint(&mut self) -> Result<Saving>;
+
+    /// Goes on from a checkpoint with parameters.
+    fn resume(&mut self, checkpoint: &Checkpoint) -> Result<()>;
 
     /// The newest look at the gradients' health, where the backend looks.
     fn health(&mut self) -> Result<Option<Health>> {
@@ -137,6 +144,17 @@ impl Trainer for GpuTrainer {
         Ok(self.optimizer.params_blocking()?)
     }
 
+    fn checkpoint(&mut self) -> Result<Saving> {
+        let mut encoder = self.gpu.device().create_command_encoder(&Default::default());
+        let pending = self.optimizer.record_checkpoint(&mut encoder)?;
+        self.gpu.queue().submit([encoder.finish()]);
+        Ok(Saving::Pending(pending))
+    }
+
+    fn resume(&mut self, checkpoint: &Checkpoint) -> Result<()> {
+        Ok(self.optimizer.load_checkpoint(checkpoint)?)
+    }
+
     fn health(&mut self) -> Result<Option<Health>> {
         Ok(self.optimizer.health()?.cloned())
     }
@@ -205,6 +223,20 @@ impl Trainer for CpuTrainer {
 
     fn steps(&self) -> Result<Steps> {
         Ok(self.steps)
+    }
+
+    fn checkpoint(&mut self) -> Result<Saving> {
+        let checkpoint = Checkpoint::of(self.optimizer.state());
+        Ok(Saving::Ready(checkpoint.with_params(self.optimizer.plan(), self.params()?)))
+    }
+
+    fn resume(&mut self, checkpoint: &Checkpoint) -> Result<()> {
+        let params: Vec<_> = checkpoint.params.iter().flatten().map(|t| t.values.clone()).collect();
+        self.optimizer.load_state(&checkpoint.state)?;
+        self.network = cpu::network(&params)?;
+        let state = &checkpoint.state;
+        self.steps = Steps { taken: state.steps_taken, skipped: state.steps_skipped };
+        Ok(())
     }
 
     fn params(&self) -> Result<Vec<Vec<f32>>> {

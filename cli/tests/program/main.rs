@@ -1,6 +1,7 @@
 //! The program as its users run it.
 
 mod bench;
+mod checkpoints;
 mod errors;
 mod fixtures;
 mod listings;
