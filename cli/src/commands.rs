@@ -1,6 +1,7 @@
 //! One file a command.
 
 pub mod bench;
+pub mod completions;
 pub mod devices;
 pub mod replay;
 pub mod rules;

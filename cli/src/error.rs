@@ -22,6 +22,11 @@ impl Error {
         Self { code: 2, message: message.to_string() }
     }
 
+    /// The user wants to stop.
+    pub fn interrupted(code: u8) -> Self {
+        Self { code, message: "interrupted".to_owned() }
+    }
+
     /// A file that cannot be used.
     pub fn file(path: &Path, problem: impl Display) -> Self {
         Self::input(format!("{}: {problem}", path.display()))

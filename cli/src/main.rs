@@ -11,6 +11,7 @@ mod losses;
 mod network;
 mod output;
 mod plot;
+mod progress;
 mod saving;
 mod style;
 mod tensor_file;
@@ -21,7 +22,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use commands::{bench, devices, replay, rules, schedule, train, verify};
+use commands::{bench, completions, devices, replay, rules, schedule, train, verify};
 
 /// Optimizers on the GPU: train, replay, verify and measure
 #[derive(Debug, Parser)]
@@ -39,7 +40,8 @@ Examples:
   wgpu-optim verify --selftest                   whether this machine's GPU computes right
   wgpu-optim help replay                         more on a command
 
-Exit codes: 0 done, 1 a run went wrong or a check failed, 2 bad usage or input.";
+Exit codes: 0 done, 1 a run went wrong or a check failed, 2 bad usage or input,
+130 ended by Ctrl-C. Files are written whole or not at all.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -50,10 +52,13 @@ enum Command {
     Schedule(schedule::Args),
     Verify(verify::Args),
     Bench(bench::Args),
+    Completions(completions::Args),
 }
 
 fn main() -> ExitCode {
-    let done = match Cli::parse().command {
+    let cli = Cli::parse();
+    progress::watch_for_interrupts();
+    let done = match cli.command {
         Command::Devices(args) => devices::run(&args),
         Command::Train(args) => train::run(&args),
         Command::Replay(args) => replay::run(&args),
@@ -61,6 +66,7 @@ fn main() -> ExitCode {
         Command::Schedule(args) => schedule::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Completions(args) => completions::run(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

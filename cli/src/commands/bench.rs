@@ -3,13 +3,13 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::ValueEnum;
-use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 use wgpu_optim::{Gpu, OnNonfinite, OptimizerConfig, rules};
 
 use crate::error::{Error, Result};
 use crate::output::{self, Outputs};
 use crate::plot::{self, Curve};
+use crate::progress::{Progress, Verbosity};
 use crate::timing::cpu::CpuSubject;
 use crate::timing::gpu::GpuSubject;
 use crate::timing::{self, Case, Runs, Timing};
@@ -50,6 +50,8 @@ pub struct Args {
     /// Draw rates over sizes
     #[arg(long, value_name = "P.svg")]
     plot: Option<PathBuf>,
+    #[command(flatten)]
+    verbosity: Verbosity,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -130,16 +132,16 @@ pub fn run(args: &Args) -> Result<()> {
     };
     let runs = args.runs.map_or(Runs::While(Duration::from_secs(2)), |runs| Runs::Exactly(runs as usize));
 
-    let bar = progress_bar(jobs.len());
+    let progress = Progress::new(args.verbosity, jobs.len(), "rows");
     let mut rows = Vec::new();
     for job in jobs {
         let Case { elements, tensors, .. } = job.case;
         let place = if job.on_gpu { "GPU" } else { "CPU" };
-        bar.set_message(format!("{} {} on the {place}, {elements} in {tensors}", job.rule, job.config));
+        progress.message(format!("{} {} on the {place}, {elements} in {tensors}", job.rule, job.config));
         rows.push(measure(job, gpu.as_ref(), runs)?);
-        bar.inc(1);
+        progress.inc()?;
     }
-    bar.finish_and_clear();
+    drop(progress);
 
     if args.plot.is_some() {
         outputs.write(&[draw(&rows)?.into_bytes()])?;
@@ -189,15 +191,6 @@ fn measure(job: Job, gpu: Option<&Gpu>, runs: Runs) -> Result<Row> {
         None => (timing::measure(&mut CpuSubject::new(&job.case)?, runs)?, "host"),
     };
     Ok(Row { job, timing: measured, clock })
-}
-
-/// On stderr, where it is a terminal.
-fn progress_bar(jobs: usize) -> ProgressBar {
-    let bar = ProgressBar::new(jobs as u64);
-    match ProgressStyle::with_template("{bar:30} {pos}/{len} rows  {wide_msg}") {
-        Ok(style) => bar.with_style(style),
-        Err(_) => bar,
-    }
 }
 
 /// The adapter, or how many threads there are.

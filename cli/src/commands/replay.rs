@@ -8,6 +8,7 @@ use crate::backend::{self, Backend};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::output::{self, Outputs};
+use crate::progress::{Progress, Verbosity};
 use crate::tensor_file::{self, TensorFile};
 use crate::{input, losses};
 
@@ -53,6 +54,8 @@ pub struct Args {
     /// Print the summary as JSON
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    verbosity: Verbosity,
 }
 
 pub fn run(args: &Args) -> Result<()> {
@@ -80,6 +83,7 @@ pub fn run(args: &Args) -> Result<()> {
     if let Some(state) = &state {
         engine.load_state(state)?;
     }
+    let progress = Progress::new(args.verbosity, args.grads.len(), "files");
     let mut last = None;
     let mut losses = losses.into_iter();
     for (path, micro_batches) in args.grads.iter().zip(under_way + 1..) {
@@ -89,7 +93,9 @@ pub fn run(args: &Args) -> Result<()> {
         {
             engine.report_loss(loss)?;
         }
+        progress.inc()?;
     }
+    drop(progress);
     let report = last.ok_or_else(|| Error::failed("the device sent no report of the last step"))?;
 
     let mut contents = vec![tensor_file::serialize(&specs, &engine.params()?, metadata)?];

@@ -1,7 +1,6 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use indicatif::{ProgressBar, ProgressStyle};
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
@@ -18,6 +17,7 @@ use crate::health;
 use crate::network::trainer::{CpuTrainer, Epoch, GpuTrainer, Steps, Trainer};
 use crate::network::{self, Score};
 use crate::output::{self, Outputs};
+use crate::progress::{Progress, Verbosity};
 use crate::saving::{Course, Resumed, Saver};
 use crate::{input, plot, tensor_file};
 
@@ -65,9 +65,8 @@ pub struct Args {
     /// Goes on from a checkpoint of a run with the same seed, batch and configuration, to the same bits
     #[arg(long, value_name = "FILE.safetensors")]
     resume: Option<PathBuf>,
-    /// No progress bar
-    #[arg(long)]
-    quiet: bool,
+    #[command(flatten)]
+    verbosity: Verbosity,
     /// Print the summary and the scores of every epoch as JSON
     #[arg(long)]
     json: bool,
@@ -144,7 +143,7 @@ fn resumed(args: &Args, path: &Path, config: &OptimizerConfig) -> Result<Resumed
 }
 
 fn train(args: &Args, trainer: &mut dyn Trainer, digits: &Digits, history: &mut Vec<Epoch>) -> Result<()> {
-    let bar = progress_bar(args);
+    let progress = Progress::new(args.verbosity, args.epochs as usize, "epochs");
     let mut saver = args.checkpoint.as_deref().map(|path| Saver::new(path, course(args)));
     // Not the generator of the first parameters: another stream of the same seed.
     let mut random = ChaCha8Rng::seed_from_u64(args.seed);
@@ -153,11 +152,11 @@ fn train(args: &Args, trainer: &mut dyn Trainer, digits: &Digits, history: &mut 
     // Each epoch shuffles the order of the one before.
     let done = history.len();
     (0..done).for_each(|_| order.shuffle(&mut random));
-    bar.inc(done as u64);
+    progress.skip(done);
     for epoch in done + 1..=args.epochs as usize {
         order.shuffle(&mut random);
         let arrived = trainer.epoch(&order)?;
-        note(arrived, history, &bar)?;
+        note(arrived, history, &progress)?;
         if let Some(saver) = &mut saver {
             if epoch.is_multiple_of(args.checkpoint_every as usize) || epoch == args.epochs as usize {
                 saver.add(epoch, trainer.checkpoint()?);
@@ -165,47 +164,33 @@ fn train(args: &Args, trainer: &mut dyn Trainer, digits: &Digits, history: &mut 
             saver.go_on(history)?;
         }
     }
-    note(trainer.finish()?, history, &bar)?;
+    note(trainer.finish()?, history, &progress)?;
     if let Some(saver) = &mut saver {
         saver.go_on(history)?;
         saver.finish()?;
     }
-    bar.finish_and_clear();
     Ok(())
 }
 
-fn note(arrived: Vec<Epoch>, history: &mut Vec<Epoch>, bar: &ProgressBar) -> Result<()> {
+fn note(arrived: Vec<Epoch>, history: &mut Vec<Epoch>, progress: &Progress) -> Result<()> {
     for epoch in arrived {
         history.push(epoch);
         for (what, score) in [("training", epoch.training), ("held-back", epoch.held_back)] {
             if !score.loss.is_finite() {
-                bar.finish_and_clear();
                 let number = history.len();
                 return Err(Error::failed(format!(
                     "training diverged: the {what} loss of epoch {number} is not finite"
                 )));
             }
         }
-        bar.inc(1);
-        bar.set_message(format!(
+        progress.inc()?;
+        progress.message(format!(
             "loss {:.4}, held-back accuracy {:.1} %",
             epoch.training.loss,
             100.0 * epoch.held_back.accuracy()
         ));
     }
     Ok(())
-}
-
-/// On stderr, where it is a terminal.
-fn progress_bar(args: &Args) -> ProgressBar {
-    if args.quiet {
-        return ProgressBar::hidden();
-    }
-    let bar = ProgressBar::new(args.epochs.into());
-    match ProgressStyle::with_template("{bar:30} {pos}/{len} epochs  {msg}") {
-        Ok(style) => bar.with_style(style),
-        Err(_) => bar,
-    }
 }
 
 fn summarize(
@@ -235,7 +220,7 @@ fn summarize(
             "health": health.map(health::to_json),
         }));
     }
-    if let Some(health) = health.filter(|_| !args.quiet) {
+    if let Some(health) = health.filter(|_| !args.verbosity.quiet) {
         output::print(&health::table(health))?;
     }
     output::print(&format!(

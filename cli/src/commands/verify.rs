@@ -1,4 +1,3 @@
-use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 use wgpu_optim::rules::{self, AdamW};
 use wgpu_optim::verify::{self, Finding};
@@ -6,6 +5,7 @@ use wgpu_optim::{Gpu, OptimizerConfig, Rule, TensorSpec};
 
 use crate::engine::Engine;
 use crate::error::{Error, Result};
+use crate::progress::{Progress, Verbosity};
 use crate::variations::{self, Variation};
 use crate::{backend, output, style};
 
@@ -36,6 +36,8 @@ pub struct Args {
     /// Print the checks as a JSON array
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    verbosity: Verbosity,
 }
 
 /// What a check looks at.
@@ -78,17 +80,14 @@ pub fn run(args: &Args) -> Result<()> {
         output::print(&format!("{}\n", style::heading(&place)))?;
     }
 
-    let bar = progress_bar(checks.len());
-    let verdicts: Vec<_> = checks
-        .iter()
-        .map(|check| {
-            bar.set_message(check.name());
-            let verdict = check.run(&gpu, args.steps as usize);
-            bar.inc(1);
-            verdict
-        })
-        .collect();
-    bar.finish_and_clear();
+    let progress = Progress::new(args.verbosity, checks.len(), "checks");
+    let mut verdicts = Vec::new();
+    for check in &checks {
+        progress.message(check.name());
+        verdicts.push(check.run(&gpu, args.steps as usize));
+        progress.inc()?;
+    }
+    drop(progress);
 
     if args.json {
         output::print_json(&checks.iter().zip(&verdicts).map(|(c, v)| to_json(c, v)).collect())?;
@@ -102,15 +101,6 @@ pub fn run(args: &Args) -> Result<()> {
         n => format!("; {n} more"),
     };
     Err(Error::failed(format!("{}: {miss}{more}", check.name())))
-}
-
-/// On stderr, where it is a terminal.
-fn progress_bar(checks: usize) -> ProgressBar {
-    let bar = ProgressBar::new(checks as u64);
-    match ProgressStyle::with_template("{bar:30} {pos}/{len} checks  {wide_msg}") {
-        Ok(style) => bar.with_style(style),
-        Err(_) => bar,
-    }
 }
 
 fn checks(args: &Args) -> Result<Vec<Check>> {

@@ -41,10 +41,18 @@ fn rules_lists_every_rule_of_the_library() {
 
 #[test]
 fn help_of_every_command_has_examples() {
-    for command in ["devices", "train", "replay", "rules", "schedule", "verify", "bench"] {
+    for command in ["devices", "train", "replay", "rules", "schedule", "verify", "bench", "completions"] {
         let outcome = program(&[command, "--help"], &[]);
         assert_eq!(outcome.code, 0);
         assert!(outcome.stdout.contains(&format!("wgpu-optim {command}")), "{}", outcome.stdout);
         assert!(outcome.stdout.contains("Examples:"), "{}", outcome.stdout);
+    }
+}
+
+#[test]
+fn shells_complete_every_command() {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let script = program(&["completions", shell], &[]).stdout;
+        assert!(["devices", "train", "replay", "params-out"].iter().all(|word| script.contains(word)), "{shell}");
     }
 }

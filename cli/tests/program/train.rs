@@ -70,3 +70,22 @@ fn a_configuration_names_the_networks_tensors() {
     assert_eq!(outcome.code, 2);
     assert!(outcome.stderr.contains("bad.toml") && outcome.stderr.contains("conv*"), "{}", outcome.stderr);
 }
+
+#[cfg(unix)]
+#[test]
+fn an_interrupt_leaves_files_whole() {
+    use std::process::{Command, Stdio};
+    let folder = Folder::new();
+    let params = folder.write("p.safetensors", "old");
+    let arguments = ["train", "--backend", "cpu", "--epochs", "1000000", "--params-out", &params];
+    let mut command = Command::new(env!("CARGO_BIN_EXE_wgpu-optim"));
+    let child = command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // Long enough to be training, however slow the machine: its handler is set before all else.
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(130), &b""[..]));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("interrupted"));
+    assert_eq!(std::fs::read(&params).unwrap(), b"old");
+    assert_eq!(folder.names(), ["p.safetensors"]);
+}
