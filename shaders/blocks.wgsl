@@ -15,6 +15,11 @@ struct Span {
     first_block: u32,
     blocks: u32,
     gradient_shift: u32,
+    // Its jobs among those by unit, and by row and column.
+    first_unit_job: u32,
+    unit_jobs: u32,
+    first_line_job: u32,
+    line_jobs: u32,
     spare: u32,
 }
 

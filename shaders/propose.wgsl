@@ -1,9 +1,6 @@
 // What the rule makes of four elements, before anything is stored. Measure and update share it: a
 // rule that needs the norm of its own update computes it twice rather than store it between.
 
-// Whether the gradients' norm scales them.
-override SCALE: bool = false;
-
 struct Proposal {
     p: vec4<f32>,
     // The gradient as the rule sees it.
@@ -15,17 +12,10 @@ struct Proposal {
 
 fn propose(block: Block, i: u32, count: u32, verdict: Verdict, h: Hyper) -> Proposal {
     let words = with_accumulated(load_gradients(block.start + span.gradient_shift + i, count), block, i);
-    var g = condition(words, lanes[verdict.lane].unscale);
-    if SCALE {
-        // Not one product of both factors: it can leave f32 where the result does not.
-        if verdict.exponent != 0 {
-            g = ldexp(g, vec4<i32>(verdict.exponent));
-        }
-        g *= verdict.coefficient;
-    }
+    var g = by_unit(scaled(condition(words, lanes[verdict.lane].unscale), verdict), block, i);
     let p = unpack(load_params(block.start + i, count));
     g = lanes[verdict.lane].sign * g + lanes[verdict.lane].coupled * p;
-    var s = load_state(block.state + i, stride_of(block));
+    var s = with_mean_square(load_state(block.state + i, stride_of(block)), g, block, i, verdict.lane);
     let u = direction(p, g, &s, h) + lanes[verdict.lane].in_ratio * p;
     return Proposal(p, g, u, s);
 }

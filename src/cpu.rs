@@ -4,6 +4,7 @@
 use ndarray::{ArrayD, ArrayViewD, ArrayViewMutD};
 
 mod evaluation;
+mod lines;
 mod passes;
 
 use passes::Scan;
@@ -49,6 +50,8 @@ struct SlotValues<F> {
     steps: u64,
     weight_sum: f64,
     slots: Vec<Vec<F>>,
+    /// Means by row and by column, of tensors whose mean square is kept so.
+    factors: Vec<Vec<F>>,
 }
 
 /// A tensor's parameters, and its gradient if it has one this step.
@@ -76,6 +79,7 @@ struct Dense<'a, F> {
     /// The moving average of the weights.
     ema: Option<&'a mut Vec<F>>,
     slots: &'a mut [Vec<F>],
+    factors: &'a mut [Vec<F>],
     steps: &'a mut u64,
     weight_sum: &'a mut f64,
     tensor: usize,
@@ -100,7 +104,9 @@ impl<F: Element> CpuOptimizer<F> {
             .map(|t| {
                 let elements = if plan.is_live(t) { plan.tensors[t].elements as usize } else { 0 };
                 let slots = plan.initial_of(t).into_iter().map(|x| vec![F::of(x); elements]).collect();
-                SlotValues { steps: 0, weight_sum: 0.0, slots }
+                let factors = plan.factored(t).filter(|_| plan.is_live(t)).map(|m| [m.row_lines(), m.column_lines()]);
+                let factors = factors.into_iter().flatten().map(|l| vec![F::zero(); l.count as usize]).collect();
+                SlotValues { steps: 0, weight_sum: 0.0, slots, factors }
             })
             .collect();
         let loss_scale = plan.gradient.initial_scale();
@@ -194,7 +200,9 @@ impl<F: Element> CpuOptimizer<F> {
             report.clip_coefficient = self.plan.gradient.coefficient(norm);
             if !report.skipped {
                 let scales = passes::Scales { factor, coefficient: report.clip_coefficient, unscale };
-                let step = passes::prepare(&mut dense, &self.plan, &self.rates, scales, &scan);
+                let mut step = passes::prepare(&mut dense, &self.plan, &self.rates, scales, &scan);
+                lines::clip_units(&dense, &self.plan, &mut step);
+                lines::average_lines(&mut dense, &self.plan, &mut step);
                 passes::update(&mut dense, &self.plan, step);
                 passes::limit(&mut dense, &self.plan);
                 passes::average(&mut dense, &self.plan);
@@ -251,14 +259,15 @@ impl<F: Element> CpuOptimizer<F> {
     /// A copy of the state, by name.
     pub fn state(&self) -> OptimizerState<F> {
         let tensors = self.plan.kept_tensors().map(|t| {
-            let names = self.plan.variant_of(t).kept().map(|s| s.name.to_owned());
+            let names = self.plan.slots_of(t).into_iter().map(|s| s.name.to_owned());
+            let SlotValues { steps, weight_sum, slots, factors } = &self.states[t];
             TensorState {
                 name: self.plan.tensors[t].spec.name.clone(),
                 shape: self.plan.tensors[t].spec.shape.clone(),
                 rule: self.plan.group_of(t).rule.name().to_owned(),
-                steps: self.states[t].steps,
-                weight_sum: self.states[t].weight_sum,
-                slots: names.zip(self.states[t].slots.iter().cloned()).collect(),
+                steps: *steps,
+                weight_sum: *weight_sum,
+                slots: names.zip(slots.iter().chain(factors).cloned()).collect(),
             }
         });
         OptimizerState {
@@ -285,7 +294,8 @@ impl<F: Element> CpuOptimizer<F> {
             };
             values.steps = saved.steps;
             values.weight_sum = saved.weight_sum;
-            for (slot, values) in self.plan.variant_of(t).kept().zip(&mut values.slots) {
+            let slots = values.slots.iter_mut().chain(&mut values.factors);
+            for (slot, values) in self.plan.slots_of(t).into_iter().zip(slots) {
                 if let Some((_, saved)) = saved.slots.iter().find(|(name, _)| name == slot.name) {
                     values.clone_from(saved);
                 }
@@ -343,13 +353,13 @@ fn dense<'a, F: Element>(
         };
         // Both are row-major by now: only a missing gradient is left out.
         if let (Some(params), Some(gradient)) = (params, gradient) {
-            let SlotValues { steps, weight_sum, slots } = states;
+            let SlotValues { steps, weight_sum, slots, factors } = states;
             let (engine, slots) = slots.split_at_mut(plan.variant_of(tensor).engine.len());
             let (mut accumulated, mut ema) = (None, None);
             for (slot, values) in plan.variant_of(tensor).engine.iter().zip(engine) {
                 *(if slot.name == EMA { &mut ema } else { &mut accumulated }) = Some(values);
             }
-            dense.push(Dense { params, gradient, accumulated, ema, slots, steps, weight_sum, tensor });
+            dense.push(Dense { params, gradient, accumulated, ema, slots, factors, steps, weight_sum, tensor });
         }
     }
     dense

@@ -3,11 +3,13 @@
 mod adapters;
 mod arena;
 mod bindings;
+mod by_line;
 mod context;
 mod evaluation;
 mod faults;
 mod health;
 mod kernels;
+mod lines;
 mod mailbox;
 mod optimizer;
 mod overlap;

@@ -60,6 +60,9 @@ crate::options! {
         /// Each tensor's gradient scaled so that its largest magnitude is at most this: truncation
         /// that keeps the direction.
         pub clip_max_abs: Option<f64> = None,
+        /// Each unit's gradient scaled so that its norm is at most this times the norm of the unit's
+        /// weights, or of 1e-3 where that is less (Brock et al. 2021), as Optax's `adaptive_grad_clip`.
+        pub clip_adaptive: Option<f64> = None,
         /// All gradients times `c / ‖g‖`, always; a zero gradient stays zero.
         pub normalize_global_norm: Option<f64> = None,
     }
@@ -67,6 +70,9 @@ crate::options! {
 
 /// Added to the norm before it divides, as PyTorch does.
 pub const NORM_EPS: f64 = 1e-6;
+
+/// The least norm that a unit's weights count with, as Optax does: weights that start at zero must move.
+pub const UNIT_EPS: f64 = 1e-3;
 
 impl GradientConfig {
     /// Whether every option can be used.
@@ -105,6 +111,7 @@ impl GradientConfig {
             ("clip_global_norm", self.clip_global_norm),
             ("clip_tensor_norm", self.clip_tensor_norm),
             ("clip_max_abs", self.clip_max_abs),
+            ("clip_adaptive", self.clip_adaptive),
             ("normalize_global_norm", self.normalize_global_norm),
         ];
         keys.into_iter().filter_map(|(key, limit)| Some((key, limit?))).collect()
@@ -138,6 +145,12 @@ impl GradientConfig {
         } else {
             1.0
         }
+    }
+
+    /// The factor of a unit's gradient for its own norm and that of its weights.
+    pub fn unit_coefficient(&self, gradient: f64, weights: f64) -> f64 {
+        let limit = self.clip_adaptive.unwrap_or(f64::INFINITY) * weights.max(UNIT_EPS);
+        if gradient < limit { 1.0 } else { limit / gradient.max(NORM_EPS) }
     }
 
     /// Whether several gradients make a step.

@@ -18,17 +18,28 @@ pub struct Slot {
     pub signed: bool,
     /// Whether the rule's options need it. A slot that is off takes no memory and reads as zero.
     pub active: bool,
+    /// Whether the engine keeps it, see [`Slot::mean_square`].
+    pub mean_square: bool,
 }
 
 impl Slot {
     /// An active slot that starts at zero and takes both signs.
     pub const fn signed(name: &'static str) -> Self {
-        Self { name, initial: 0.0, signed: true, active: true }
+        Self { name, initial: 0.0, signed: true, active: true, mean_square: false }
     }
 
     /// An active slot that starts at zero and is never negative.
     pub const fn unsigned(name: &'static str) -> Self {
-        Self { name, initial: 0.0, signed: false, active: true }
+        Self { name, initial: 0.0, signed: false, active: true, mean_square: false }
+    }
+
+    /// The moving average of g², kept by the engine and read by the rule with this step's gradient in it.
+    /// Its weight is the rule's first scalar. Of a tensor with two dimensions and more only the averages
+    /// over rows and columns are kept, in slots `row_var` and `col_var`, and the rule reads their outer
+    /// product over the mean of the rows, which is at least the rule's second scalar (Shazeer & Stern
+    /// 2018). A rule has at most one.
+    pub const fn mean_square(name: &'static str) -> Self {
+        Self { mean_square: true, ..Self::unsigned(name) }
     }
 
     /// The same slot, kept only if `active`.
@@ -126,7 +137,7 @@ pub trait Rule: Options + CpuKernel + std::fmt::Debug + Send + Sync {
     fn wgsl(&self) -> &str;
 
     /// What must be known of the update first. With [`Reduction::UpdateNorm`] the WGSL also has
-    /// `fn ratio(p_norm: f32, u_norm: f32, h: Hyper) -> f32` and
+    /// `fn ratio(norms: Norms, h: Hyper) -> f32` ([`Norms`](crate::Norms)) and
     /// `fn finish(step: vec4<f32>, s: ptr<function, State>, h: Hyper) -> vec4<f32>`, which gets
     /// lr·ratio·u and returns what is subtracted from p. With [`Reduction::Average`] it has
     /// `fn averaged(p: vec4<f32>, step: vec4<f32>, share: f32, s: ptr<function, State>, h: Hyper) -> vec4<f32>`,

@@ -4,6 +4,7 @@ use crate::rule::Rule;
 
 mod adabelief;
 mod adadelta;
+mod adafactor;
 mod adagrad;
 mod adam;
 mod adamax;
@@ -23,6 +24,7 @@ mod yogi;
 
 pub use adabelief::AdaBelief;
 pub use adadelta::Adadelta;
+pub use adafactor::Adafactor;
 pub use adagrad::Adagrad;
 pub use adam::Adam;
 pub use adamax::Adamax;
@@ -60,6 +62,7 @@ pub fn all() -> Vec<Box<dyn Rule>> {
         Box::new(Adan::default()),
         Box::new(Lamb::default()),
         Box::new(Lars::default()),
+        Box::new(Adafactor::default()),
         Box::new(ScheduleFreeAdamW::default()),
     ]
 }

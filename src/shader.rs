@@ -6,6 +6,7 @@
 use std::fmt::Write as _;
 
 use crate::gradient::{GradientConfig, OnNonfinite};
+use crate::layout::BLOCK;
 use crate::loss_scale::LossScale;
 use crate::step::{EMA, Plan, Stepping, Variant};
 use crate::weights::WeightsConfig;
@@ -104,7 +105,7 @@ pub fn watch(gradient: &GradientConfig, vector: bool) -> Kernel {
 /// The kernel that adds parts up by tensor.
 pub fn sums() -> Kernel {
     let mut source = String::new();
-    source.push_str(file!("sums.wgsl"));
+    source.push_str(file!("sum_tensors.wgsl"));
     add_sums(&mut source);
     source.push_str(file!("settings.wgsl"));
     source.push_str(file!("tensor.wgsl"));
@@ -136,6 +137,67 @@ pub fn prepare(plan: &Plan) -> Kernel {
         ("CLIP_LARGEST", flag(gradient.clip_max_abs.is_some())),
     ];
     kernel(source, "prepare", constants)
+}
+
+/// What lines of tensors are added up for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ByLine {
+    /// Gradients and parameters by unit.
+    Units,
+    /// Gradients by row and column.
+    Gradients,
+    /// The rows' averages by matrix.
+    Rows,
+}
+
+/// The kernel that adds lines up.
+pub fn sum_lines(gradient: &GradientConfig, by: ByLine) -> Kernel {
+    let mut source = String::new();
+    source.push_str(file!("lines/sum.wgsl"));
+    add_lines(&mut source);
+    if by == ByLine::Rows {
+        source.push_str(file!("lines/by_rows.wgsl"));
+        return kernel(source, "sum_lines", Vec::new());
+    }
+    add_span(&mut source);
+    add_block_size(&mut source);
+    add_condition(&mut source, gradient);
+    source.push_str(file!("scale.wgsl"));
+    source.push_str(file!("lines/gradient.wgsl"));
+    declare(&mut source, 1, "read", "gradients", false);
+    if gradient.accumulates() {
+        declare(&mut source, 2, "read", "state", true);
+    }
+    if by == ByLine::Units {
+        source.push_str(file!("lines/by_units.wgsl"));
+        declare(&mut source, 0, "read", "params", false);
+    } else {
+        source.push_str(file!("lines/by_gradients.wgsl"));
+        if gradient.clip_adaptive.is_some() {
+            source.push_str("@group(1) @binding(6) var<storage, read> lines: array<u32>;\n");
+        }
+        add_unit_factors(&mut source, gradient);
+    }
+    let mut constants = conditioning(gradient);
+    constants.push(("SCALE", flag(gradient.scales())));
+    kernel(source, "sum_lines", constants)
+}
+
+/// The kernel that makes of the lines' sums what they are for.
+pub fn fold_lines() -> Kernel {
+    let mut source = String::new();
+    source.push_str(file!("lines/fold.wgsl"));
+    add_lines(&mut source);
+    source.push_str(file!("maths.wgsl"));
+    kernel(source, "fold_lines", Vec::new())
+}
+
+fn add_lines(source: &mut String) {
+    source.push_str(file!("lines/set.wgsl"));
+    source.push_str(file!("workgroup.wgsl"));
+    source.push_str(file!("partial.wgsl"));
+    source.push_str(file!("settings.wgsl"));
+    source.push_str(file!("lane.wgsl"));
 }
 
 /// The kernel that measures updates, for a variant that asks for it.
@@ -181,11 +243,12 @@ pub fn update(
         Stepping::Cautious => file!("step/cautious.wgsl"),
         Stepping::Averaged => file!("step/averaged.wgsl"),
     });
-    if variant.measures() {
-        if !watched {
-            source.push_str(file!("partial.wgsl"));
-        }
-        source.push_str("@group(1) @binding(4) var<storage, read> sums: array<Partial>;\n");
+    if variant.measures() && watched {
+        // In one buffer with the parts, for want of a binding.
+        source.push_str(file!("sums/watched.wgsl"));
+    } else if variant.measures() {
+        source.push_str(file!("partial.wgsl"));
+        source.push_str(file!("sums/plain.wgsl"));
     }
     let mut constants = proposing(variant, gradient);
     constants.push(("WEIGHT_CLIP", flag(weights.clip_value.is_some())));
@@ -266,11 +329,23 @@ fn rule(variant: &Variant, gradient: &GradientConfig, access: Access) -> String 
         source.push('\n');
     }
     glue(&mut source, variant);
+    if variant.stepping == Stepping::Ratio {
+        source.push_str(file!("step/norms.wgsl"));
+    }
     source.push_str(file!("maths.wgsl"));
     source.push_str(file!("propose.wgsl"));
     add_blocks(&mut source);
     source.push_str(file!("lane.wgsl"));
     add_condition(&mut source, gradient);
+    source.push_str(file!("scale.wgsl"));
+    if gradient.clip_adaptive.is_some() || variant.factored {
+        source.push_str("@group(1) @binding(6) var<storage, read> lines: array<u32>;\n");
+        add_block_size(&mut source);
+    }
+    add_unit_factors(&mut source, gradient);
+    if variant.factored {
+        source.push_str(file!("lines/mean_square.wgsl"));
+    }
     add_params(&mut source, access.vector);
     source.push_str(if access.vector {
         file!("access/gradients.vector.wgsl")
@@ -290,9 +365,24 @@ fn add_sums(source: &mut String) {
 
 fn add_blocks(source: &mut String) {
     source.push_str(file!("settings.wgsl"));
+    add_span(source);
+}
+
+fn add_span(source: &mut String) {
     source.push_str(file!("blocks.wgsl"));
     source.push_str(file!("storage/f32.wgsl"));
     source.push_str("@group(0) @binding(3) var<uniform> span: Span;\n");
+}
+
+fn add_block_size(source: &mut String) {
+    let _ = writeln!(source, "const BLOCK: u32 = {BLOCK}u;");
+}
+
+fn add_unit_factors(source: &mut String, gradient: &GradientConfig) {
+    source.push_str(match gradient.clip_adaptive {
+        Some(_) => file!("lines/unit_factors.wgsl"),
+        None => file!("lines/unit_factors.none.wgsl"),
+    });
 }
 
 fn add_condition(source: &mut String, gradient: &GradientConfig) {
@@ -363,6 +453,7 @@ fn glue(source: &mut String, variant: &Variant) {
         "fn load_state(word: u32, stride: u32) -> State {{\n    return State({});\n}}",
         if loads.is_empty() { "vec4<f32>()".to_owned() } else { loads.join(", ") }
     );
+    add_mean_square(source, variant);
     source.push_str("fn store_state(word: u32, stride: u32, s: State) {\n");
     for (index, slot) in variant.slots.iter().enumerate() {
         if let Some(place) = at(index) {
@@ -373,4 +464,21 @@ fn glue(source: &mut String, variant: &Variant) {
     if variant.kept_count() > 0 {
         declare(source, 2, "read_write", "state", true);
     }
+}
+
+/// Where a rule has a slot for it, the mean square with this step's gradient in it.
+fn add_mean_square(source: &mut String, variant: &Variant) {
+    source.push_str(
+        "fn with_mean_square(s: State, g: vec4<f32>, block: Block, i: u32, lane: u32) -> State {\n    var result = s;\n",
+    );
+    if let Some(slot) = variant.mean_square() {
+        let name = variant.slots[slot].name;
+        let value = if variant.factored {
+            "factored_mean_square(block, i)".to_owned()
+        } else {
+            format!("average(s.{name}, square(g), lanes[lane].scalars[0])")
+        };
+        let _ = writeln!(source, "    result.{name} = {value};");
+    }
+    source.push_str("    return result;\n}\n");
 }

@@ -42,7 +42,8 @@ pub struct TensorState<F = f32> {
     pub steps: u64,
     /// Σγ² of a rule that averages its iterates; 0 for others.
     pub weight_sum: f64,
-    /// Its slots by name, each with as many values as the tensor has elements.
+    /// Its slots by name. Each has as many values as the tensor has elements, but for the means by row
+    /// and column of `adafactor`.
     pub slots: Vec<(String, Vec<F>)>,
 }
 
@@ -160,18 +161,20 @@ impl<F> TensorState<F> {
     fn problems_of_slots(&self, plan: &Plan, index: usize) -> Vec<String> {
         let mut problems = Vec::new();
         let name = &self.name;
-        let kept: Vec<_> = plan.variant_of(index).kept().map(|s| s.name).collect();
+        let kept = plan.slots_of(index);
         for slot in &kept {
+            let wants = slot.elements();
+            let slot = slot.name;
             match self.slots.iter().find(|(n, _)| n == slot) {
                 None => problems.push(format!("{name:?} lacks slot {slot:?}")),
-                Some((_, values)) if values.len() as u64 != plan.tensors[index].elements => {
-                    let (has, wants) = (values.len(), plan.tensors[index].elements);
+                Some((_, values)) if values.len() as u64 != wants => {
+                    let has = values.len();
                     problems.push(format!("{name:?} has {has} values in slot {slot:?}, expected {wants}"));
                 }
                 Some(_) => {}
             }
         }
-        let unknown = self.slots.iter().filter(|(n, _)| !kept.contains(&n.as_str()));
+        let unknown = self.slots.iter().filter(|(n, _)| kept.iter().all(|slot| slot.name != n));
         problems.extend(unknown.map(|(slot, _)| format!("{name:?} has an unknown slot {slot:?}")));
         problems
     }

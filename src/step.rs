@@ -8,6 +8,7 @@ use globset::Glob;
 use crate::config::{CommonOptions, OptimizerConfig};
 use crate::ema::EmaConfig;
 use crate::gradient::GradientConfig;
+use crate::lines::{Lines, Matrices};
 use crate::rule::{Reduction, Rule, Slot};
 use crate::schedule::Schedule;
 use crate::tensor::TensorSpec;
@@ -42,6 +43,8 @@ pub struct PlannedTensor {
     pub elements: u64,
     /// Its group.
     pub group: usize,
+    /// Its code.
+    pub variant: usize,
 }
 
 /// Tensors with the same options.
@@ -53,8 +56,8 @@ pub struct PlannedGroup {
     pub rule: Box<dyn Rule>,
     /// Options that every rule has.
     pub common: CommonOptions,
-    /// Its code.
-    pub variant: usize,
+    /// Its code, for vectors and for matrices.
+    variants: [usize; 2],
     /// Its tensors are left alone.
     pub frozen: bool,
 }
@@ -73,6 +76,39 @@ pub struct Variant {
     pub active: Vec<usize>,
     /// How the direction becomes a step.
     pub stepping: Stepping,
+    /// Whether the mean square is kept by rows and columns.
+    pub factored: bool,
+}
+
+/// Slots of a tensor whose mean square is kept by rows and columns.
+pub const FACTORS: [&str; 2] = ["row_var", "col_var"];
+
+/// A slot of one tensor, as it is saved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlannedSlot {
+    /// PyTorch's name.
+    pub name: &'static str,
+    /// Its values' shape.
+    pub shape: Vec<u64>,
+}
+
+impl PlannedSlot {
+    /// How many values it has.
+    pub fn elements(&self) -> u64 {
+        self.shape.iter().product()
+    }
+}
+
+/// The shape of a slot with that many values in a tensor of that shape: its own, but for the means by row
+/// and by column, where one dimension is 1 (PyTorch's shapes).
+pub fn slot_shape(name: &str, shape: &[u64], values: usize) -> Vec<u64> {
+    let mut shape = shape.to_vec();
+    let by_line = FACTORS.iter().position(|factor| *factor == name);
+    if let (Some(along), true) = (by_line, shape.iter().product::<u64>() != values as u64) {
+        let from_last = shape.iter_mut().rev().nth(along);
+        from_last.into_iter().for_each(|n| *n = 1);
+    }
+    shape
 }
 
 /// The sum of micro-batches: the first slot where there is one, so that the scan finds it without
@@ -104,6 +140,18 @@ pub enum Pass {
     SumGradients,
     /// Decides: skip or go on, clip coefficient, this step's scalars.
     Prepare,
+    /// Adds squares of gradients and parameters up by unit.
+    SumUnits,
+    /// Makes a factor of each unit's sums.
+    ClipUnits,
+    /// Adds squares of gradients up by row and by column.
+    SumLines,
+    /// Averages rows and columns over the steps.
+    AverageLines,
+    /// Adds the rows' averages up by matrix.
+    SumRows,
+    /// Makes a mean of each matrix's sum.
+    MeanRows,
     /// Computes the update of rules that must know its norm, and of cautious masks; stores nothing.
     Measure,
     /// Adds the measure's parts up by tensor.
@@ -133,18 +181,20 @@ impl Stepping {
 
 impl Variant {
     /// The code of that rule with those options.
-    pub fn of(rule: &dyn Rule, common: &CommonOptions, config: &OptimizerConfig) -> Self {
+    pub fn of(rule: &dyn Rule, common: &CommonOptions, config: &OptimizerConfig, factored: bool) -> Self {
         let slots = rule.slots();
-        let active = (0..slots.len()).filter(|i| slots[*i].active).collect();
+        let kept = |slot: &Slot| slot.active && !(factored && slot.mean_square);
+        let active = (0..slots.len()).filter(|i| kept(&slots[*i])).collect();
         let accumulator = config.gradient.accumulates().then_some(Slot::signed(ACCUMULATOR));
         let ema = config.ema.is_some().then_some(Slot::signed(EMA));
         let engine = accumulator.into_iter().chain(ema).collect();
-        Self { rule: rule.boxed(), engine, slots, active, stepping: Stepping::of(rule, common) }
+        Self { rule: rule.boxed(), engine, slots, active, stepping: Stepping::of(rule, common), factored }
     }
 
-    fn serves(&self, rule: &dyn Rule, common: &CommonOptions) -> bool {
+    fn serves(&self, rule: &dyn Rule, common: &CommonOptions, factored: bool) -> bool {
         let slots = rule.slots();
         self.rule.name() == rule.name()
+            && self.factored == factored
             && self.stepping == Stepping::of(rule, common)
             && self.rule.wgsl() == rule.wgsl()
             && self.rule.constants() == rule.constants()
@@ -154,6 +204,11 @@ impl Variant {
     /// Whether the update must be measured before it is applied.
     pub fn measures(&self) -> bool {
         matches!(self.stepping, Stepping::Ratio | Stepping::Cautious)
+    }
+
+    /// The slot of the mean square, if the rule has one.
+    pub fn mean_square(&self) -> Option<usize> {
+        self.slots.iter().position(|slot| slot.mean_square && slot.active)
     }
 
     /// Whether the rule averages its iterates.
@@ -212,7 +267,9 @@ impl Plan {
                 *matched |= matcher.is_match(&spec.name);
             }
             let group = matchers.iter().position(|m| m.is_match(&spec.name)).map_or(0, |i| i + 1);
-            tensors.push(PlannedTensor { spec: spec.clone(), elements, group });
+            let variant = groups[group].variants[usize::from(spec.shape.len() > 1)];
+            check_lines(spec, elements, &variants[variant], &config.gradient)?;
+            tensors.push(PlannedTensor { spec: spec.clone(), elements, group, variant });
         }
         if let Some(unmatched) = matched.iter().position(|m| !m) {
             return Err(Error::Group {
@@ -235,10 +292,18 @@ impl Plan {
     pub fn passes(&self) -> impl Iterator<Item = Pass> {
         let measures = self.measures();
         let limits = self.weights.tensor_limit().is_some();
+        let units = self.gradient.clip_adaptive.is_some();
+        let factors = self.factors();
         [
             (self.gradient.needs_scan(), Pass::Scan),
             (self.gradient.by_tensor(), Pass::SumGradients),
             (true, Pass::Prepare),
+            (units, Pass::SumUnits),
+            (units, Pass::ClipUnits),
+            (factors, Pass::SumLines),
+            (factors, Pass::AverageLines),
+            (factors, Pass::SumRows),
+            (factors, Pass::MeanRows),
             (measures, Pass::Measure),
             (measures, Pass::SumUpdates),
             (true, Pass::Update),
@@ -265,8 +330,9 @@ impl Plan {
     pub fn initial_of(&self, tensor: usize) -> Vec<f64> {
         // A variant may serve groups whose slots start from different values.
         let own = self.group_of(tensor).rule.slots();
-        let engine = self.variant_of(tensor).engine.iter().map(|s| s.initial);
-        engine.chain(own.iter().filter(|s| s.active).map(|s| s.initial)).collect()
+        let variant = self.variant_of(tensor);
+        let engine = variant.engine.iter().map(|s| s.initial);
+        engine.chain(variant.active.iter().map(|i| own[*i].initial)).collect()
     }
 
     /// The group of a tensor.
@@ -276,7 +342,39 @@ impl Plan {
 
     /// The code of a tensor.
     pub fn variant_of(&self, tensor: usize) -> &Variant {
-        &self.variants[self.group_of(tensor).variant]
+        &self.variants[self.tensors[tensor].variant]
+    }
+
+    /// A tensor's slots, those of the engine first.
+    pub fn slots_of(&self, tensor: usize) -> Vec<PlannedSlot> {
+        let shape = &self.tensors[tensor].spec.shape;
+        let mut slots: Vec<_> =
+            self.variant_of(tensor).kept().map(|s| PlannedSlot { name: s.name, shape: shape.clone() }).collect();
+        if self.factored(tensor).is_some() {
+            slots.extend(FACTORS.map(|name| PlannedSlot { name, shape: slot_shape(name, shape, 0) }));
+        }
+        slots
+    }
+
+    /// The tensor as matrices, if it has elements and its mean square is kept by rows and columns.
+    pub fn factored(&self, tensor: usize) -> Option<Matrices> {
+        let factored = self.variant_of(tensor).factored && self.tensors[tensor].elements > 0;
+        Matrices::of(&self.tensors[tensor].spec.shape).filter(|_| factored)
+    }
+
+    /// The units of a tensor's adaptive clip, if there is one.
+    pub fn units(&self, tensor: usize) -> Option<Lines> {
+        self.gradient.clip_adaptive.and_then(|_| Lines::units(&self.tensors[tensor].spec.shape))
+    }
+
+    /// Whether anything goes by lines of tensors.
+    pub fn by_line(&self) -> bool {
+        self.gradient.clip_adaptive.is_some() || self.factors()
+    }
+
+    /// Whether any tensor's mean square is kept by rows and columns.
+    pub fn factors(&self) -> bool {
+        (0..self.tensors.len()).any(|t| self.is_live(t) && self.variant_of(t).factored)
     }
 
     /// Whether the tensor is ever updated: not frozen, not empty.
@@ -310,6 +408,7 @@ impl Plan {
     /// element for AdamW, 32 with a scan.
     pub fn bytes_moved(&self) -> u64 {
         let scan = u64::from(self.gradient.needs_scan());
+        let units = self.gradient.clip_adaptive.is_some();
         let limit = if self.weights.tensor_limit().is_some() { 3 } else { 0 };
         // The average is read and written once, the weights read.
         let ema = if self.ema.as_ref().is_some_and(|ema| ema.interval == 1) { 3 } else { 0 };
@@ -317,7 +416,9 @@ impl Plan {
             let averaged = u64::from(self.ema.is_some());
             let slots = self.variant_of(t).kept_count() as u64 - averaged;
             let measure = if self.variant_of(t).measures() { 2 + slots } else { 0 };
-            3 + 2 * slots + scan + measure + limit + ema
+            // Gradients once by row and once by column; gradients and parameters by unit.
+            let lines = if self.variant_of(t).factored { 2 } else { 0 } + if units { 2 } else { 0 };
+            3 + 2 * slots + scan + measure + lines + limit + ema
         };
         (0..self.tensors.len()).filter(|t| self.is_live(*t)).map(|t| self.tensors[t].elements * 4 * words(t)).sum()
     }
@@ -337,12 +438,27 @@ fn planned_group(
             reason: format!("a rule has at most {SCALARS} scalars and {MAX_SLOTS} slots"),
         });
     }
-    let variant = match variants.iter().position(|v| v.serves(rule.as_ref(), &common)) {
-        Some(known) => known,
-        None => {
-            variants.push(Variant::of(rule.as_ref(), &common, config));
+    let mut variant = |factored| {
+        variants.iter().position(|v| v.serves(rule.as_ref(), &common, factored)).unwrap_or_else(|| {
+            variants.push(Variant::of(rule.as_ref(), &common, config, factored));
             variants.len() - 1
-        }
+        })
     };
-    Ok(PlannedGroup { pattern, rule, common, variant, frozen })
+    let factors = rule.slots().iter().any(|slot| slot.mean_square && slot.active);
+    let variants = [variant(false), variant(factors)];
+    Ok(PlannedGroup { pattern, rule, common, variants, frozen })
+}
+
+/// Lines are numbered in 32 bits on the GPU, and the units of a tensor follow from its dimensions.
+fn check_lines(spec: &TensorSpec, elements: u64, variant: &Variant, gradient: &GradientConfig) -> Result<()> {
+    let by_units = gradient.clip_adaptive.is_some();
+    if by_units && elements > 0 && Lines::units(&spec.shape).is_none() {
+        let problem = format!("gradient.clip_adaptive takes at most 5 dimensions, its shape is {:?}", spec.shape);
+        return Err(Error::tensor(&spec.name, problem));
+    }
+    if (by_units || variant.factored) && elements > u64::from(u32::MAX) {
+        let problem = "adafactor and gradient.clip_adaptive take fewer than 2^32 elements".to_owned();
+        return Err(Error::tensor(&spec.name, problem));
+    }
+    Ok(())
 }

@@ -3,6 +3,8 @@
 
 use crate::float::Float;
 use crate::hyper::{HyperRow, Scalars};
+use crate::lines::{Lines, Matrices};
+use crate::maths::{average, square};
 
 /// Slots of state a rule may keep for each element.
 pub const MAX_SLOTS: usize = 4;
@@ -19,7 +21,7 @@ pub trait Twin: Sync {
 
     /// What multiplies the step of a tensor, from the norms of its parameters and of its update. Only
     /// rules that ask for [`Reduction::UpdateNorm`](crate::Reduction::UpdateNorm) have one.
-    fn ratio<F: Float>(&self, _p_norm: F, _u_norm: F, _h: &Self::Hyper<F>) -> F {
+    fn ratio<F: Float>(&self, _norms: &Norms<F>, _h: &Self::Hyper<F>) -> F {
         F::one()
     }
 
@@ -38,6 +40,19 @@ pub trait Twin: Sync {
     fn evaluated<F: Float>(&self, p: F, _s: &Self::State<F>, _h: &Self::Hyper<F>) -> F {
         p
     }
+}
+
+/// What a rule's ratio is made of. In WGSL a struct of that name, all `f32`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Norms<F> {
+    /// ‖p‖.
+    pub p: F,
+    /// ‖u‖.
+    pub u: F,
+    /// The tensor's elements.
+    pub elements: F,
+    /// The learning rate of the step, which multiplies the ratio.
+    pub lr: F,
 }
 
 /// An array of slots, `[F; N]`.
@@ -87,6 +102,8 @@ pub struct Around {
     pub cautious: Option<f64>,
     /// Norms of the tensor's parameters and update, for rules that ask for them.
     pub norms: Option<[f64; 2]>,
+    /// The tensor's elements.
+    pub elements: f64,
     /// The step's share in the average of the iterates, for rules that ask for it.
     pub share: Option<f64>,
     /// Limit of each parameter.
@@ -118,6 +135,50 @@ pub struct Block<'a, F> {
     pub scalars: &'a Scalars,
     /// The engine's part.
     pub around: Around,
+    /// What goes by lines of the tensor.
+    pub by_line: ByLine<'a, F>,
+}
+
+/// What a block reads that goes by lines of its tensor.
+#[derive(Debug, Clone, Copy)]
+pub struct ByLine<'a, F> {
+    /// The block's first element.
+    pub first: u64,
+    /// The factor of each unit's gradients.
+    pub units: Option<(Lines, &'a [F])>,
+    /// Which of the rule's slots is the mean square.
+    pub mean_square: Option<usize>,
+    /// What it is made of where it is not kept by element.
+    pub factors: Option<Factors<'a, F>>,
+}
+
+impl<F> Default for ByLine<'_, F> {
+    fn default() -> Self {
+        Self { first: 0, units: None, mean_square: None, factors: None }
+    }
+}
+
+/// A mean square by rows and columns.
+#[derive(Debug, Clone, Copy)]
+pub struct Factors<'a, F> {
+    /// The tensor's shape.
+    pub matrices: Matrices,
+    /// Mean of each row.
+    pub rows: &'a [F],
+    /// Mean of each column.
+    pub columns: &'a [F],
+    /// Mean of each matrix's rows, at least the rule's floor.
+    pub means: &'a [F],
+}
+
+impl<F: Float> Factors<'_, F> {
+    /// The mean square of an element.
+    fn at(&self, element: u64) -> F {
+        let row = element / self.matrices.columns;
+        let matrix = row / self.matrices.rows;
+        let column = matrix * self.matrices.columns + element % self.matrices.columns;
+        self.rows[row as usize] / self.means[matrix as usize] * self.columns[column as usize]
+    }
 }
 
 /// A rule's update of one block on the CPU. Every [`Twin`] is one.
@@ -240,11 +301,12 @@ fn wide<T: Twin, F: Float, const MEASURE: bool>(rule: &T, block: Block<'_, F>) -
 /// Updates a block, or measures what its update would add up to.
 #[inline(always)]
 fn run<T: Twin, F: Float, const MEASURE: bool>(rule: &T, block: Block<'_, F>) -> Measure {
-    let Block { params, gradients, mut slots, active, scalars, around } = block;
+    let Block { params, gradients, mut slots, active, scalars, around, by_line } = block;
     let h = T::Hyper::<F>::from_row(scalars);
     let mut lr = F::of(around.lr);
     if let Some([p_norm, u_norm]) = around.norms {
-        lr = lr * rule.ratio(F::of(p_norm), F::of(u_norm), &h);
+        let norms = Norms { p: F::of(p_norm), u: F::of(u_norm), elements: F::of(around.elements), lr };
+        lr = lr * rule.ratio(&norms, &h);
     }
     if let Some(growth) = around.cautious {
         lr = F::of(around.lr * growth);
@@ -261,6 +323,7 @@ fn run<T: Twin, F: Float, const MEASURE: bool>(rule: &T, block: Block<'_, F>) ->
     let conditioned = around.clip_value.is_some() || around.zero_nonfinite || around.unscale != 1.0;
     // Slots that are off read as zero, and what the rule writes there is dropped.
     let mut lanes = [[F::zero(); LANES]; MAX_SLOTS];
+    let mut gs = [F::zero(); LANES];
     let mut measure = Measure::default();
 
     for (index, (params, gradients)) in params.chunks_mut(LANES).zip(gradients.chunks(LANES)).enumerate() {
@@ -268,9 +331,29 @@ fn run<T: Twin, F: Float, const MEASURE: bool>(rule: &T, block: Block<'_, F>) ->
         for (slot, &which) in slots.iter().zip(active) {
             lanes[which][..params.len()].copy_from_slice(&slot[range.clone()]);
         }
-        for (i, (p, &g)) in params.iter_mut().zip(gradients).enumerate() {
+        for (to, &g) in gs.iter_mut().zip(gradients) {
             let g = if conditioned { condition(g, &around) } else { g };
-            let g = sign * (g * scale * coefficient) + coupled * *p;
+            *to = g * scale * coefficient;
+        }
+        let first = by_line.first + range.start as u64;
+        if let Some((lines, factors)) = by_line.units {
+            for (g, element) in gs[..params.len()].iter_mut().zip(first..) {
+                *g = *g * factors[(element % lines.count) as usize];
+            }
+        }
+        for (g, p) in gs.iter_mut().zip(&*params) {
+            *g = sign * *g + coupled * *p;
+        }
+        if let Some(slot) = by_line.mean_square {
+            let weight = F::of(scalars[0]);
+            for (i, g) in gs[..params.len()].iter().enumerate() {
+                lanes[slot][i] = match &by_line.factors {
+                    Some(factors) => factors.at(first + i as u64),
+                    None => average(lanes[slot][i], square(*g), weight),
+                };
+            }
+        }
+        for (i, (p, &g)) in params.iter_mut().zip(&gs).enumerate() {
             let mut state = T::State::<F>::from_fn(|k| lanes[k][i]);
             let u = rule.direction(*p, g, &mut state, &h) + in_ratio * *p;
             let agrees = (u > F::zero() && g > F::zero()) || (u < F::zero() && g < F::zero());
@@ -336,6 +419,7 @@ mod tests {
             zero_nonfinite: true,
             cautious: Some(1.5),
             norms: None,
+            elements: 1001.0,
             share: None,
             weight_clip: Some(1e10),
         };
@@ -351,6 +435,7 @@ mod tests {
                 active: &[0, 1, 2],
                 scalars: &scalars,
                 around,
+                by_line: ByLine::default(),
             };
             let measure = f(&rule, block);
             let bits: Vec<u32> = slots.iter().flatten().chain(&params).map(|x| x.to_bits()).collect();

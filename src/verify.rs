@@ -15,8 +15,9 @@ pub const LIMIT: f64 = 1e-5;
 /// both round p at every step, and draw those roundings independently.
 const SAME_NOISE: f64 = 2.0;
 
-/// Elements of the tensors: ends within a `vec4`, within a block, past a block.
-const SIZES: [u64; 5] = [1, 3, 257, 4097, 0];
+/// Shapes of the tensors: ends within a `vec4`, within a block, past a block; matrices and stacks of
+/// them.
+const SHAPES: [&[u64]; 7] = [&[1], &[3], &[257], &[17, 241], &[5, 3, 7], &[4097], &[0, 7]];
 
 /// One figure of a check.
 #[derive(Debug, Clone, PartialEq)]
@@ -44,10 +45,12 @@ impl Finding {
 /// # Errors
 /// The configuration cannot be used, or the device fails.
 pub fn compare(gpu: &Gpu, config: &OptimizerConfig, steps: usize) -> Result<Vec<Finding>> {
-    let specs: Vec<_> = SIZES.iter().enumerate().map(|(i, n)| TensorSpec::new(format!("tensor{i}"), [*n])).collect();
+    let spec = |(i, shape): (usize, &&[u64])| TensorSpec::new(format!("tensor{i}"), shape.to_vec());
+    let specs: Vec<_> = SHAPES.iter().enumerate().map(spec).collect();
     let mut numbers = Numbers(0x5eed);
     let mut draw = |scale: f32| -> Vec<Vec<f32>> {
-        SIZES.iter().map(|n| (0..*n).map(|_| scale * numbers.next()).collect()).collect()
+        let values = |shape: &&[u64]| (0..shape.iter().product()).map(|_| scale * numbers.next()).collect();
+        SHAPES.iter().map(values).collect()
     };
     let params = draw(1.0);
     let gradients: Vec<_> = (0..steps).map(|_| draw(0.5)).collect();
@@ -127,8 +130,13 @@ fn run_cpu<F: Element + Into<f64>>(
     gradients: &[Vec<Vec<f32>>],
 ) -> Result<Vec<Values>> {
     let arrays = |values: &[Vec<f32>]| -> Vec<ArrayD<F>> {
-        let array = |v: &Vec<f32>| ArrayD::from_shape_fn(IxDyn(&[v.len()]), |i| F::of(f64::from(v[i[0]])));
-        values.iter().map(array).collect()
+        let array = |(spec, v): (&TensorSpec, &Vec<f32>)| {
+            let shape: Vec<_> = spec.shape.iter().map(|n| *n as usize).collect();
+            let mut values = v.iter().map(|x| F::of(f64::from(*x)));
+            // One value for each element.
+            ArrayD::from_shape_simple_fn(IxDyn(&shape), || values.next().unwrap_or_else(F::zero))
+        };
+        specs.iter().zip(values).map(array).collect()
     };
     let mut optimizer = CpuOptimizer::<F>::new(config, specs)?;
     let mut params = arrays(params);

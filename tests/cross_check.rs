@@ -20,6 +20,9 @@ const STEPS: usize = 10;
 fn specs() -> Vec<TensorSpec> {
     let sizes = [1u64, 3, 257, 1023, 4097, 100_003];
     let mut specs: Vec<_> = sizes.iter().map(|n| TensorSpec::new(format!("t{n}"), [*n])).collect();
+    // Matrices: wider and longer than a workgroup takes, stacks of small ones, one column.
+    let shapes: [&[u64]; 5] = [&[3, 1025], &[700, 33], &[40, 3, 3], &[2, 5, 300], &[77, 1]];
+    specs.extend(shapes.iter().map(|shape| TensorSpec::new(format!("m{shape:?}"), shape.to_vec())));
     specs.push(TensorSpec::new("still", [33, 5]));
     specs.push(TensorSpec::new("empty", [0, 7]));
     specs
@@ -129,7 +132,8 @@ fn a_perturbed_result_is_a_miss() {
         assert_eq!(oracle.misses(&params, &state).len(), 1, "{tensor} {element}");
     }
     let mut still = params.clone();
-    still[6][164] = case.params[6][164];
+    let at = case.specs.iter().position(|s| s.name == "still").unwrap();
+    still[at][164] = case.params[at][164];
     assert_eq!(oracle.misses(&still, &state).len(), 1, "a parameter that did not decay");
 
     for (tensor, slot, element) in [(1, 0, 2), (2, 1, 256), (5, 1, 99_999)] {

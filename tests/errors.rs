@@ -204,7 +204,7 @@ fn groups_that_cannot_be_are_refused() {
 }
 
 /// Options whose range holds −1.
-const MAY_BE_NEGATIVE: [(&str, &str); 1] = [("sgd", "dampening")];
+const MAY_BE_NEGATIVE: [(&str, &str); 2] = [("sgd", "dampening"), ("adafactor", "beta2_decay")];
 
 #[test]
 fn impossible_hyperparameters_are_refused_by_key() {

@@ -85,20 +85,7 @@ fn inputs() -> Inputs {
 fn cases() -> Vec<Case> {
     let text = std::fs::read_to_string(folder().join("cases.json")).unwrap();
     let document: Value = serde_json::from_str(&text).unwrap();
-    // Not in the library yet.
-    let later = ["clip_adaptive"];
-    let rules: Vec<_> = wgpu_optim::rules::all().iter().map(|r| r.name()).collect();
-    document["cases"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .filter(|row| {
-            let text = row["config"].to_string();
-            rules.contains(&row["config"]["optimizer"]["rule"].as_str().unwrap())
-                && !later.iter().any(|k| text.contains(k))
-        })
-        .map(case)
-        .collect()
+    document["cases"].as_array().unwrap().iter().map(case).collect()
 }
 
 fn case(row: &Value) -> Case {

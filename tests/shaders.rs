@@ -10,7 +10,7 @@ use naga::ShaderStage;
 use naga::back::{hlsl, msl, spv};
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 use support::variations::{code_variants, variations};
-use wgpu_optim::shader::{self, Access, Kernel};
+use wgpu_optim::shader::{self, Access, ByLine, Kernel};
 use wgpu_optim::step::Plan;
 use wgpu_optim::{
     DynamicScale, EmaConfig, GradientConfig, LossScale, OnNonfinite, OptimizerConfig, WeightsConfig, rules,
@@ -21,15 +21,18 @@ const BOTH: [bool; 2] = [false, true];
 /// Every conditioning that changes code: all of it for one rule, the shapes of it for the others.
 fn conditionings(thorough: bool) -> Vec<GradientConfig> {
     let plain = GradientConfig::default();
-    let limits: [fn(&mut GradientConfig); 5] = [
+    let limits: [fn(&mut GradientConfig); 6] = [
         |_| {},
         |g| g.clip_global_norm = Some(1.0),
         |g| g.normalize_global_norm = Some(1.0),
         |g| g.clip_tensor_norm = Some(1.0),
         |g| g.clip_max_abs = Some(1.0),
+        |g| g.clip_adaptive = Some(0.1),
     ];
     let scales = [None, Some(LossScale::Fixed(8.0)), Some(LossScale::Dynamic(DynamicScale::default()))];
-    let mut all = vec![plain.clone(), GradientConfig { accumulate: 2, clip_value: Some(0.5), ..plain.clone() }];
+    let adaptive = GradientConfig { accumulate: 2, clip_adaptive: Some(0.1), ..plain.clone() };
+    let both = GradientConfig { accumulate: 2, clip_value: Some(0.5), ..plain.clone() };
+    let mut all = vec![plain.clone(), both, adaptive];
     if !thorough {
         return all;
     }
@@ -71,9 +74,11 @@ fn accesses() -> Vec<Access> {
 
 /// The kernels that a plan needs.
 fn add_plan(label: &str, plan: &Plan, add: &mut impl FnMut(String, Kernel)) {
-    let code = &plan.variants[0];
     let (gradient, weights) = (&plan.gradient, &plan.weights);
     add(format!("prepare {label}"), shader::prepare(plan));
+    for by in [ByLine::Units, ByLine::Gradients, ByLine::Rows] {
+        add(format!("sum lines {by:?} {label}"), shader::sum_lines(gradient, by));
+    }
     for vector in BOTH {
         add(format!("scan vector={vector} {label}"), shader::scan(gradient, vector));
         add(format!("watch vector={vector} {label}"), shader::watch(gradient, vector));
@@ -82,7 +87,8 @@ fn add_plan(label: &str, plan: &Plan, add: &mut impl FnMut(String, Kernel)) {
             add(format!("limit vector={vector} {label}"), shader::limit(weights, vector));
         }
     }
-    for access in accesses() {
+    for (code, access) in plan.variants.iter().flat_map(|code| accesses().into_iter().map(move |access| (code, access)))
+    {
         add(format!("update {access:?} {label}"), shader::update(code, gradient, weights, access, false));
         add(format!("watched update {access:?} {label}"), shader::update(code, gradient, weights, access, true));
         if code.averages() {
@@ -108,6 +114,7 @@ fn kernels() -> Vec<(String, Kernel)> {
         }
     };
     add("sums".to_owned(), shader::sums());
+    add("fold lines".to_owned(), shader::fold_lines());
     for rule in rules::all() {
         for variation in variations(rule.as_ref()) {
             for (index, gradient) in conditionings(rule.name() == "adamw").into_iter().enumerate() {

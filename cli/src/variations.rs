@@ -56,7 +56,7 @@ pub fn all_around(variation: &Variation) -> Variation {
 type EngineChange = (&'static str, fn(&mut OptimizerConfig));
 
 /// Limits are near what the tensors of a check have, so that they bite in some and not in others.
-const ENGINE: [EngineChange; 15] = [
+const ENGINE: [EngineChange; 16] = [
     ("maximize=true", |c| c.common.maximize = true),
     ("cautious=true", |c| c.common.cautious = true),
     ("gradient.accumulate=2", |c| c.gradient.accumulate = 2),
@@ -67,6 +67,7 @@ const ENGINE: [EngineChange; 15] = [
     ("gradient.clip_global_norm=1", |c| c.gradient.clip_global_norm = Some(1.0)),
     ("gradient.clip_tensor_norm=1", |c| c.gradient.clip_tensor_norm = Some(1.0)),
     ("gradient.clip_max_abs=0.3", |c| c.gradient.clip_max_abs = Some(0.3)),
+    ("gradient.clip_adaptive=0.1", |c| c.gradient.clip_adaptive = Some(0.1)),
     ("gradient.normalize_global_norm=2", |c| c.gradient.normalize_global_norm = Some(2.0)),
     ("weights.clip_value=0.8", |c| c.weights.clip_value = Some(0.8)),
     ("weights.max_abs=0.8", |c| c.weights.max_abs = Some(0.8)),

@@ -23,11 +23,11 @@ fn direction(p: vec4<f32>, g: vec4<f32>, s: ptr<function, State>, h: Hyper) -> v
     return h.inverse_correction1 * exp_avg / (sqrt(h.inverse_correction2 * exp_avg_sq + h.eps_root) + h.eps);
 }
 
-fn ratio(p_norm: f32, u_norm: f32, h: Hyper) -> f32 {
-    if p_norm == 0.0 || u_norm == 0.0 {
+fn ratio(norms: Norms, h: Hyper) -> f32 {
+    if norms.p == 0.0 || norms.u == 0.0 {
         return 1.0;
     }
-    return p_norm / u_norm;
+    return norms.p / norms.u;
 }
 
 fn finish(step: vec4<f32>, s: ptr<function, State>, h: Hyper) -> vec4<f32> {

@@ -18,11 +18,11 @@ fn direction(p: vec4<f32>, g: vec4<f32>, s: ptr<function, State>, h: Hyper) -> v
     return g;
 }
 
-fn ratio(p_norm: f32, u_norm: f32, h: Hyper) -> f32 {
-    if p_norm == 0.0 || u_norm == 0.0 {
+fn ratio(norms: Norms, h: Hyper) -> f32 {
+    if norms.p == 0.0 || norms.u == 0.0 {
         return 1.0;
     }
-    return h.trust_coefficient * p_norm / (u_norm + h.eps);
+    return h.trust_coefficient * norms.p / (norms.u + h.eps);
 }
 
 fn finish(step: vec4<f32>, s: ptr<function, State>, h: Hyper) -> vec4<f32> {

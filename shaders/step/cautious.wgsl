@@ -3,6 +3,6 @@
 
 fn step_of(proposal: Proposal, s: ptr<function, State>, verdict: Verdict, tensor: u32, h: Hyper) -> vec4<f32> {
     let kept = select(vec4<f32>(), proposal.u, agrees(proposal));
-    let growth = verdict.elements / (f32(sums[tensor].count) + 1.0);
+    let growth = verdict.elements / (f32(sum_at(tensor).count) + 1.0);
     return lanes[verdict.lane].lr * growth * kept + lanes[verdict.lane].lr_decoupled * proposal.p;
 }

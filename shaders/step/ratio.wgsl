@@ -2,7 +2,9 @@
 // makes of that step in the end.
 
 fn step_of(proposal: Proposal, s: ptr<function, State>, verdict: Verdict, tensor: u32, h: Hyper) -> vec4<f32> {
-    let p_norm = plain(norm_of(sums[tensor]));
-    let u_norm = plain(norm_of(sums[settings.tensors + tensor]));
-    return finish(lanes[verdict.lane].lr * ratio(p_norm, u_norm, h) * proposal.u, s, h);
+    let lr = lanes[verdict.lane].lr;
+    let p_norm = plain(norm_of(sum_at(tensor)));
+    let u_norm = plain(norm_of(sum_at(settings.tensors + tensor)));
+    let step = lr * ratio(Norms(p_norm, u_norm, verdict.elements, lr), h) * proposal.u;
+    return finish(step, s, h) + lanes[verdict.lane].lr_decoupled * proposal.p;
 }

@@ -88,10 +88,10 @@ impl File<'_> {
         self.metadata.problems.extend(state.problems_beside_tensors(plan));
         for index in plan.kept_tensors() {
             let spec = &plan.tensors[index].spec;
-            let keys = plan.variant_of(index).kept().map(|s| (s.name, format!("{}.{}", spec.name, s.name)));
-            let keys: Vec<_> = keys.collect();
+            let slots = plan.slots_of(index).into_iter();
+            let keys: Vec<_> = slots.map(|s| (format!("{}.{}", spec.name, s.name), s)).collect();
             let rule = rule_of(&spec.name);
-            if !self.metadata.has(&rule) && !keys.iter().any(|(_, key)| self.rest.contains(key)) {
+            if !self.metadata.has(&rule) && !keys.iter().any(|(key, _)| self.rest.contains(key)) {
                 self.metadata.problems.push(format!("{:?} is missing", spec.name));
                 continue;
             }
@@ -101,7 +101,10 @@ impl File<'_> {
                 rule: self.metadata.text(&rule).to_owned(),
                 steps: self.metadata.count(&steps_of(&spec.name)),
                 weight_sum: self.metadata.weight_sum(&spec.name),
-                slots: keys.into_iter().map(|(slot, key)| (slot.to_owned(), self.values(&key, &spec.shape))).collect(),
+                slots: keys
+                    .into_iter()
+                    .map(|(key, slot)| (slot.name.to_owned(), self.values(&key, &slot.shape)))
+                    .collect(),
             };
             if self.metadata.has(&rule) {
                 let problems = tensor.problems_beside_slots(plan, index, state.steps_taken);

@@ -6,6 +6,7 @@ use safetensors::tensor::{Dtype, TensorView};
 
 use super::{Checkpoint, metadata};
 use crate::state::OptimizerState;
+use crate::step::slot_shape;
 use crate::{Error, Result};
 
 impl Checkpoint {
@@ -40,7 +41,8 @@ fn encode(
     }
     for tensor in &state.tensors {
         for (slot, values) in &tensor.slots {
-            add(&mut views, format!("{}.{slot}", tensor.name), &tensor.shape, values)?;
+            let shape = slot_shape(slot, &tensor.shape, values.len());
+            add(&mut views, format!("{}.{slot}", tensor.name), &shape, values)?;
         }
     }
     safetensors::serialize(views, Some(metadata::write(state, params.is_some(), extra))).map_err(invalid)

@@ -4,7 +4,7 @@ use ndarray::{ArrayD, ArrayViewMutD};
 
 use super::CpuOptimizer;
 use crate::step::EMA;
-use crate::twin::{Around, Block, Element};
+use crate::twin::{Around, Block, ByLine, Element};
 use crate::{Error, Result};
 
 impl<F: Element> CpuOptimizer<F> {
@@ -48,6 +48,7 @@ impl<F: Element> CpuOptimizer<F> {
                     active: &variant.active,
                     scalars: &rule.scalars(values.steps),
                     around: Around::default(),
+                    by_line: ByLine::default(),
                 };
                 F::evaluate(rule, block);
             }

@@ -9,10 +9,11 @@ use rayon::prelude::*;
 use super::Dense;
 use crate::gradient::OnNonfinite;
 use crate::hyper::Scalars;
+use crate::lines::Lines;
 use crate::maths;
 use crate::rates::Rates;
 use crate::step::{Plan, Stepping};
-use crate::twin::{Around, Block, Element, Measure, condition};
+use crate::twin::{Around, Block, ByLine, Element, Factors, Measure, condition};
 
 /// Elements that one task updates: long enough to be worth a task, short enough to spread.
 const TASK: usize = 1 << 15;
@@ -43,12 +44,16 @@ pub struct Scales {
 }
 
 /// What each tensor's update needs to know.
-pub struct TensorStep {
-    scalars: Scalars,
-    around: Around,
+pub struct TensorStep<F> {
+    pub scalars: Scalars,
+    pub around: Around,
+    /// The factor of each unit's gradient.
+    pub units: Option<(Lines, Vec<F>)>,
+    /// The mean of each matrix's rows.
+    pub means: Vec<F>,
 }
 
-fn map<T: Send, R: Send>(items: Vec<T>, f: impl Fn(T) -> R + Send + Sync) -> Vec<R> {
+pub fn map<T: Send, R: Send>(items: Vec<T>, f: impl Fn(T) -> R + Send + Sync) -> Vec<R> {
     #[cfg(feature = "rayon")]
     return items.into_par_iter().map(f).collect();
     #[cfg(not(feature = "rayon"))]
@@ -69,6 +74,7 @@ fn around(plan: &Plan) -> Around {
         zero_nonfinite: plan.gradient.on_nonfinite == OnNonfinite::Zero,
         cautious: None,
         norms: None,
+        elements: 0.0,
         share: None,
         weight_clip: plan.weights.clip_value,
     }
@@ -142,7 +148,7 @@ pub fn prepare<F: Element>(
     rates: &Rates,
     scales: Scales,
     scan: &Scan,
-) -> Vec<TensorStep> {
+) -> Vec<TensorStep<F>> {
     // Tensors of a group mostly have the same count, and a rule's scalars take powers.
     let mut known: HashMap<(usize, u64), Scalars> = HashMap::new();
     let mut step = |(index, d): (usize, &mut Dense<'_, F>)| {
@@ -164,12 +170,13 @@ pub fn prepare<F: Element>(
             lr_decoupled: lr * decays.decoupled,
             in_ratio: decays.in_ratio,
             sign: rate.sign,
+            elements: plan.tensors[d.tensor].elements as f64,
             unscale: scales.unscale,
             coefficient: own,
             share: plan.variant_of(d.tensor).averages().then(|| share(d.weight_sum, lr * scalars[0])),
             ..around(plan)
         };
-        TensorStep { scalars, around }
+        TensorStep { scalars, around, units: None, means: Vec::new() }
     };
     dense.iter_mut().enumerate().map(&mut step).collect()
 }
@@ -181,7 +188,7 @@ fn share(sum: &mut f64, gamma: f64) -> f64 {
 }
 
 /// Updates parameters and state.
-pub fn update<F: Element>(dense: &mut [Dense<'_, F>], plan: &Plan, mut steps: Vec<TensorStep>) {
+pub fn update<F: Element>(dense: &mut [Dense<'_, F>], plan: &Plan, mut steps: Vec<TensorStep<F>>) {
     if plan.measures() {
         measure(dense, plan, &mut steps);
     }
@@ -193,7 +200,7 @@ pub fn update<F: Element>(dense: &mut [Dense<'_, F>], plan: &Plan, mut steps: Ve
 }
 
 /// Finds what ratios and masks need to know of the update.
-fn measure<F: Element>(dense: &mut [Dense<'_, F>], plan: &Plan, steps: &mut [TensorStep]) {
+fn measure<F: Element>(dense: &mut [Dense<'_, F>], plan: &Plan, steps: &mut [TensorStep<F>]) {
     let measured = map(tasks(dense, plan, steps), |(index, tensor, block)| {
         let wanted = plan.variant_of(tensor).measures();
         (index, if wanted { F::measure(plan.group_of(tensor).rule.as_ref(), block) } else { Measure::default() })
@@ -220,16 +227,28 @@ fn measure<F: Element>(dense: &mut [Dense<'_, F>], plan: &Plan, steps: &mut [Ten
 fn tasks<'a, F: Element>(
     dense: &'a mut [Dense<'_, F>],
     plan: &'a Plan,
-    steps: &'a [TensorStep],
+    steps: &'a [TensorStep<F>],
 ) -> Vec<(usize, usize, Block<'a, F>)> {
     let mut tasks = Vec::new();
     for (index, (d, step)) in dense.iter_mut().zip(steps).enumerate() {
         let mut slots: Vec<_> = d.slots.iter_mut().map(|s| s.chunks_mut(TASK)).collect();
         let gradient = d.accumulated.as_ref().map_or(d.gradient, |sum| sum.as_slice());
-        for (params, gradients) in d.params.chunks_mut(TASK).zip(gradient.chunks(TASK)) {
+        let variant = plan.variant_of(d.tensor);
+        let factors = match (&*d.factors, plan.factored(d.tensor)) {
+            ([rows, columns], Some(matrices)) => Some(Factors { matrices, rows, columns, means: &step.means }),
+            _ => None,
+        };
+        let by_line = ByLine {
+            first: 0,
+            units: step.units.as_ref().map(|(lines, factors)| (*lines, factors.as_slice())),
+            mean_square: variant.mean_square(),
+            factors,
+        };
+        for (number, (params, gradients)) in d.params.chunks_mut(TASK).zip(gradient.chunks(TASK)).enumerate() {
             let slots = slots.iter_mut().filter_map(Iterator::next).collect();
-            let active = plan.variant_of(d.tensor).active.as_slice();
-            let block = Block { params, gradients, slots, active, scalars: &step.scalars, around: step.around };
+            let by_line = ByLine { first: (number * TASK) as u64, ..by_line };
+            let (active, scalars, around) = (variant.active.as_slice(), &step.scalars, step.around);
+            let block = Block { params, gradients, slots, active, scalars, around, by_line };
             tasks.push((index, d.tensor, block));
         }
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use wgpu::BufferUsages;
 
 use super::context::Gpu;
+use super::lines::LineTables;
 use super::pipelines::{Bindings, Kind};
 use super::rows::SpanRow;
 use super::slice::Slice;
@@ -28,6 +29,16 @@ pub struct BoundSpan {
     pub update: wgpu::BindGroup,
     pub scan: wgpu::BindGroup,
     pub workgroups: [u32; 2],
+    /// Where something goes by lines: what the sums by unit bind, and the workgroups of both sums.
+    pub lines: Option<BoundLines>,
+}
+
+/// A span's part of what goes by lines.
+#[derive(Debug, Clone)]
+pub struct BoundLines {
+    pub units: wgpu::BindGroup,
+    pub unit_workgroups: [u32; 2],
+    pub gradient_workgroups: [u32; 2],
 }
 
 /// The part of a window that spans bind.
@@ -66,6 +77,13 @@ pub fn update_bindings(access: Access, has_state: bool) -> Bindings {
     bindings
 }
 
+/// Of sums by unit, likewise.
+pub fn unit_bindings(accumulates: bool) -> Bindings {
+    let mut bindings = vec![(0, Kind::Read)];
+    bindings.extend(scan_bindings(accumulates));
+    bindings
+}
+
 /// Of the scan, with the state where micro-batches are added up in it.
 pub fn scan_bindings(accumulates: bool) -> Bindings {
     let mut bindings = vec![(1, Kind::Read)];
@@ -86,6 +104,7 @@ impl SpanCache {
         layout: &Layout,
         windows: &[WindowBuffers],
         gradients: &[Option<Slice>],
+        lines: Option<&LineTables>,
         clear: bool,
     ) -> Result<Arc<[BoundSpan]>> {
         self.round += 1;
@@ -117,6 +136,7 @@ impl SpanCache {
             gpu,
             layout,
             windows,
+            lines,
             keys.iter().filter(|key| !self.entries.contains_key(key)).cloned().collect(),
         )?;
         let bound = keys
@@ -131,7 +151,14 @@ impl SpanCache {
         Ok(bound)
     }
 
-    fn create(&mut self, gpu: &Gpu, layout: &Layout, windows: &[WindowBuffers], keys: Vec<Key>) -> Result<()> {
+    fn create(
+        &mut self,
+        gpu: &Gpu,
+        layout: &Layout,
+        windows: &[WindowBuffers],
+        lines: Option<&LineTables>,
+        keys: Vec<Key>,
+    ) -> Result<()> {
         if keys.is_empty() {
             return Ok(());
         }
@@ -139,17 +166,23 @@ impl SpanCache {
         // earlier may still read older ones.
         let mut rows = vec![0u8; keys.len() * UNIFORM_STRIDE as usize];
         for (key, row) in keys.iter().zip(rows.chunks_exact_mut(UNIFORM_STRIDE as usize)) {
+            let [units, gradients] = jobs(lines, &key.span);
             let span = SpanRow {
                 first_block: key.span.blocks.start,
                 blocks: key.span.blocks.len() as u32,
                 gradient_shift: key.span.gradient_shift,
+                first_unit_job: units.start,
+                unit_jobs: units.len() as u32,
+                first_line_job: gradients.start,
+                line_jobs: gradients.len() as u32,
                 spare: 0,
             };
             row[..size_of::<SpanRow>()].copy_from_slice(bytemuck::bytes_of(&span));
         }
         let rows = gpu.buffer_of("spans", &rows, BufferUsages::UNIFORM)?;
         for (index, key) in keys.into_iter().enumerate() {
-            let bound = bind(gpu, layout, windows, &key, &rows, index as u64 * UNIFORM_STRIDE, self.accumulates)?;
+            let bound =
+                bind(gpu, layout, windows, lines, &key, (&rows, index as u64 * UNIFORM_STRIDE), self.accumulates)?;
             self.entries.insert(key, Entry { bound, used: self.round });
         }
         Ok(())
@@ -160,9 +193,9 @@ fn bind(
     gpu: &Gpu,
     layout: &Layout,
     windows: &[WindowBuffers],
+    lines: Option<&LineTables>,
     key: &Key,
-    rows: &wgpu::Buffer,
-    row: u64,
+    (rows, row): (&wgpu::Buffer, u64),
     accumulates: bool,
 ) -> Result<BoundSpan> {
     let span = &key.span;
@@ -185,11 +218,27 @@ fn bind(
     let sums = buffers.state.as_ref().filter(|_| accumulates);
     scan_entries.extend(sums.map(|state| (2, state.as_entire_buffer_binding())));
     scan_entries.push((3, uniform));
+    let lines = lines.map(|tables| -> Result<_> {
+        let [units, gradients] = jobs(Some(tables), span);
+        let mut entries = vec![(0, part(&buffers.params, &window.bytes))];
+        entries.extend(scan_entries.iter().cloned());
+        Ok(BoundLines {
+            units: gpu.bind_group("unit span", &gpu.layout(&unit_bindings(accumulates))?, &entries)?,
+            unit_workgroups: gpu.limits().dispatch(units.len() as u32),
+            gradient_workgroups: gpu.limits().dispatch(gradients.len() as u32),
+        })
+    });
     Ok(BoundSpan {
         variant: window.variant,
         access,
         update: gpu.bind_group("update span", &update, &entries)?,
         scan: gpu.bind_group("scan span", &scan, &scan_entries)?,
         workgroups: gpu.limits().dispatch(span.blocks.len() as u32),
+        lines: lines.transpose()?,
     })
+}
+
+/// A span's jobs by unit, and by row and column.
+fn jobs(lines: Option<&LineTables>, span: &Span) -> [std::ops::Range<u32>; 2] {
+    lines.map_or([0..0, 0..0], |tables| [&tables.units, &tables.gradients].map(|stage| stage.jobs_of(&span.blocks)))
 }

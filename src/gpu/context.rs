@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::adapters::{adapters, no_adapter_hint};
 use super::faults::Faults;
-use super::pipelines::Pipelines;
+use super::pipelines::{Bindings, Pipelines};
 use super::slice::Slice;
 use crate::layout::DeviceLimits;
 use crate::{Error, Result, shader};
@@ -288,6 +288,19 @@ impl Gpu {
         self.scoped(&format!("bind group {label:?}"), |device| {
             device.create_bind_group(&wgpu::BindGroupDescriptor { label: Some(label), layout, entries: &entries })
         })
+    }
+
+    /// [`Gpu::bind_group`] of whole buffers, in the order of the bindings; buffers past their end are left
+    /// out.
+    pub(super) fn bind_all(
+        &self,
+        label: &str,
+        bindings: &Bindings,
+        buffers: &[&wgpu::Buffer],
+    ) -> Result<wgpu::BindGroup> {
+        let entries: Vec<_> =
+            bindings.iter().zip(buffers).map(|((i, _), b)| (*i, b.as_entire_buffer_binding())).collect();
+        self.bind_group(label, &self.layout(bindings)?, &entries)
     }
 
     /// Lets the device make progress without waiting.

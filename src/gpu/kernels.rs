@@ -77,6 +77,7 @@ impl Kernels {
         if self.spans.contains_key(&(variant, access)) {
             return Ok(());
         }
+        let by_line = plan.by_line();
         let code = &plan.variants[variant];
         let rule = code.rule.as_ref();
         let author = if rules::is_ours(rule) { Author::Ours } else { Author::Outside(rule.name()) };
@@ -89,7 +90,7 @@ impl Kernels {
             update: build(
                 shader::update(code, &plan.gradient, &plan.weights, access, false),
                 author,
-                tables::update_bindings(code.measures()),
+                tables::update_bindings(code.measures(), by_line),
             )?,
             watched_update: None,
             weigh: None,
@@ -100,11 +101,11 @@ impl Kernels {
         };
         if self.watched {
             let kernel = shader::update(code, &plan.gradient, &plan.weights, access, true);
-            kernels.watched_update = Some(build(kernel, author, tables::watched_bindings(code.measures()))?);
+            kernels.watched_update = Some(build(kernel, author, tables::watched_bindings(by_line))?);
         }
         if code.measures() {
             let kernel = shader::measure(code, &plan.gradient, access);
-            kernels.measure = Some(build(kernel, author, tables::measure_bindings())?);
+            kernels.measure = Some(build(kernel, author, tables::measure_bindings(by_line))?);
         }
         if plan.weights.tensor_limit().is_some() {
             let weigh = shader::weigh(&plan.weights, access.vector);
@@ -114,12 +115,12 @@ impl Kernels {
         }
         if plan.ema.is_some() {
             let average = shader::average(code, access);
-            kernels.average = Some(build(average, Author::Ours, tables::update_bindings(false))?);
+            kernels.average = Some(build(average, Author::Ours, tables::update_bindings(false, by_line))?);
             kernels.swap = Some(build(shader::swap(code, access), Author::Ours, tables::swap_bindings())?);
         }
         if code.averages() {
             let kernel = shader::evaluate(code, &plan.gradient, access);
-            kernels.evaluate = Some(build(kernel, author, tables::evaluate_bindings())?);
+            kernels.evaluate = Some(build(kernel, author, tables::evaluate_bindings(by_line))?);
         }
         self.spans.insert((variant, access), kernels);
         Ok(())

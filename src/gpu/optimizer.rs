@@ -363,7 +363,10 @@ impl Optimizer {
         for tensor in absent.iter() {
             self.own_lane(*tensor, None)?;
         }
-        let spans = self.spans.bind(&self.gpu, &self.layout, &self.windows, &gradients, self.zero_gradients)?;
+        let spans = {
+            let lines = self.tables.lines.as_ref().map(|lines| &lines.tables);
+            self.spans.bind(&self.gpu, &self.layout, &self.windows, &gradients, lines, self.zero_gradients)?
+        };
         for span in spans.iter() {
             self.kernels.build(&self.gpu, &self.plan, span.variant, span.access)?;
         }

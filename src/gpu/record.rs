@@ -1,6 +1,7 @@
 //! One step, recorded.
 
 use super::bindings::BoundSpan;
+use super::by_line::{Lines, Sum};
 use super::kernels::{Kernels, SpanKernels};
 use super::tables::{Tables, Watch};
 use crate::layout::DeviceLimits;
@@ -29,8 +30,10 @@ impl Recorder<'_> {
                 Pass::Scan => self.scan(pass, &self.tables.scan, |access| self.kernels.scan(access)),
                 Pass::SumGradients | Pass::SumWeights => self.sum(pass, &self.tables.sum, 1),
                 Pass::Prepare => self.prepare(pass),
+                Pass::SumUnits | Pass::SumLines | Pass::SumRows => self.sum_lines(pass, kind),
+                Pass::ClipUnits | Pass::AverageLines | Pass::MeanRows => self.fold_lines(pass, kind),
                 Pass::Measure => self.each(pass, &self.tables.measure, |k| k.measure.as_ref()),
-                Pass::SumUpdates => self.sum(pass, &self.tables.sum, 2),
+                Pass::SumUpdates => self.sum(pass, self.watch.map_or(&self.tables.sum, |w| &w.sum_measures), 2),
                 Pass::Update => self.update(pass),
                 Pass::Weigh => self.each(pass, &self.tables.weigh, |k| k.weigh.as_ref()),
                 Pass::Limit => self.each(pass, &self.tables.limit, |k| k.limit.as_ref()),
@@ -73,6 +76,48 @@ impl Recorder<'_> {
         pass.dispatch_workgroups(x, y, sets);
     }
 
+    /// The sums of a pass along lines, and the tables that they are in.
+    fn line_sum(&self, kind: Pass) -> Option<(&Lines, &Sum)> {
+        let lines = self.tables.lines.as_ref()?;
+        let sum = match kind {
+            Pass::SumUnits | Pass::ClipUnits => &lines.units,
+            Pass::SumLines | Pass::AverageLines => &lines.gradients,
+            _ => &lines.rows,
+        };
+        Some((lines, sum.as_ref()?))
+    }
+
+    fn sum_lines(&self, pass: &mut wgpu::ComputePass<'_>, kind: Pass) {
+        let Some((lines, sum)) = self.line_sum(kind) else { return };
+        pass.set_pipeline(&sum.pipeline);
+        pass.set_bind_group(1, &sum.tables, &[]);
+        if kind == Pass::SumRows {
+            pass.set_bind_group(0, &lines.nothing, &[]);
+            let [x, y] = self.limits.dispatch(sum.jobs);
+            pass.dispatch_workgroups(x, y, 1);
+            return;
+        }
+        for span in self.spans {
+            let Some(bound) = &span.lines else { continue };
+            let (group, [x, y]) = match kind {
+                Pass::SumUnits => (&bound.units, bound.unit_workgroups),
+                _ => (&span.scan, bound.gradient_workgroups),
+            };
+            if x > 0 {
+                pass.set_bind_group(0, group, &[]);
+                pass.dispatch_workgroups(x, y, 1);
+            }
+        }
+    }
+
+    fn fold_lines(&self, pass: &mut wgpu::ComputePass<'_>, kind: Pass) {
+        let Some((lines, sum)) = self.line_sum(kind) else { return };
+        let [x, y] = self.limits.dispatch(sum.folds);
+        pass.set_pipeline(&lines.fold);
+        pass.set_bind_group(0, &sum.fold, &[]);
+        pass.dispatch_workgroups(x, y, 1);
+    }
+
     fn prepare(&self, pass: &mut wgpu::ComputePass<'_>) {
         pass.set_pipeline(&self.kernels.prepare);
         pass.set_bind_group(0, &self.tables.prepare, &[]);
@@ -86,7 +131,6 @@ impl Recorder<'_> {
             };
             let by_sums = self.plan.variants[span.variant].measures();
             let (kernel, tables) = match (self.watch, &kernels.watched_update) {
-                (Some(watch), Some(kernel)) if by_sums => (kernel, &watch.update_by_sums),
                 (Some(watch), Some(kernel)) => (kernel, &watch.update),
                 _ if by_sums => (&kernels.update, &self.tables.update_by_sums),
                 _ => (&kernels.update, &self.tables.update),

@@ -46,6 +46,62 @@ pub struct SpanRow {
     pub first_block: u32,
     pub blocks: u32,
     pub gradient_shift: u32,
+    pub first_unit_job: u32,
+    pub unit_jobs: u32,
+    pub first_line_job: u32,
+    pub line_jobs: u32,
+    pub spare: u32,
+}
+
+/// `LineSet` of `shaders/lines/set.wgsl`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+pub struct LineSet {
+    pub tensor: u32,
+    pub kind: u32,
+    pub count: u32,
+    pub length: u32,
+    pub stride: u32,
+    pub inner: u32,
+    pub outer: u32,
+    pub threads: u32,
+    pub steps: u32,
+    pub partials_at: u32,
+    pub parts: u32,
+    pub out_at: u32,
+}
+
+/// `LineJob` of `shaders/lines/set.wgsl`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+pub struct LineJob {
+    pub line_set: u32,
+    pub first_line: u32,
+    pub from_element: u32,
+    pub part: u32,
+    pub first_element: u32,
+    pub end_element: u32,
+    pub start: u32,
+    pub state: u32,
+    pub block_state: u32,
+    pub spare0: u32,
+    pub spare1: u32,
+    pub spare2: u32,
+}
+
+/// Where a tensor's values by line are, in words: the head of `lines`, which
+/// `shaders/lines/unit_factors.wgsl` and `shaders/lines/mean_square.wgsl` read.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Pod, Zeroable, Default)]
+pub struct LineHeader {
+    pub units_at: u32,
+    pub units: u32,
+    pub rows_at: u32,
+    pub columns_at: u32,
+    pub means_at: u32,
+    /// Of each matrix.
+    pub rows: u32,
+    pub columns: u32,
     pub spare: u32,
 }
 

@@ -3,7 +3,9 @@
 use bytemuck::cast_slice;
 use wgpu::BufferUsages;
 
+use super::by_line::{self, Lines};
 use super::context::Gpu;
+use super::lines::LineTables;
 use super::pipelines::{Bindings, Kind};
 use super::rows::{BlockRow, Control, Lane, Partial, Settings, TensorRow, Verdict};
 use super::step_table::StepTable;
@@ -26,6 +28,7 @@ pub struct Tables {
     pub limit: wgpu::BindGroup,
     pub swap: wgpu::BindGroup,
     pub evaluate: wgpu::BindGroup,
+    pub lines: Option<Lines>,
     settings: wgpu::Buffer,
     settings_row: Settings,
     tensors: wgpu::Buffer,
@@ -43,7 +46,6 @@ struct Shared {
     blocks: wgpu::Buffer,
     verdicts: wgpu::Buffer,
     lanes: wgpu::Buffer,
-    sums: wgpu::Buffer,
 }
 
 /// What steps that are looked at for their health bind besides.
@@ -51,8 +53,9 @@ struct Shared {
 pub struct Watch {
     pub scan: wgpu::BindGroup,
     pub sum_gradients: wgpu::BindGroup,
+    /// Of what updates add up to before they are made, for steps that depend on it.
+    pub sum_measures: wgpu::BindGroup,
     pub update: wgpu::BindGroup,
-    pub update_by_sums: wgpu::BindGroup,
     pub sum_updates: wgpu::BindGroup,
     pub gradient_partials: wgpu::Buffer,
     pub update_partials: wgpu::Buffer,
@@ -69,22 +72,28 @@ pub fn scan_bindings() -> Bindings {
     vec![(0, Kind::Read), (1, Kind::Uniform), (2, Kind::Read), (3, Kind::Write), (4, Kind::Read)]
 }
 
-/// Of the update, with the tensors' sums where its steps depend on them.
-pub fn update_bindings(by_sums: bool) -> Bindings {
+/// Of the update, with the tensors' sums where its steps depend on them, and values by line where
+/// there are some.
+pub fn update_bindings(by_sums: bool, by_line: bool) -> Bindings {
     let mut bindings = vec![(0, Kind::Read), (1, Kind::Uniform), (2, Kind::Read), (3, Kind::Read)];
     bindings.extend(by_sums.then_some((4, Kind::Read)));
+    bindings.extend(by_line.then_some((6, Kind::Read)));
     bindings
 }
 
-/// Of the update that is looked at for its health.
-pub fn watched_bindings(by_sums: bool) -> Bindings {
-    let mut bindings = update_bindings(by_sums);
+/// Of the update that is looked at for its health: sums and parts share a binding.
+pub fn watched_bindings(by_line: bool) -> Bindings {
+    let mut bindings = update_bindings(false, false);
     bindings.push((5, Kind::Write));
+    bindings.extend(by_line.then_some((6, Kind::Read)));
     bindings
 }
 
-pub fn measure_bindings() -> Bindings {
-    vec![(0, Kind::Read), (1, Kind::Uniform), (2, Kind::Read), (3, Kind::Read), (4, Kind::Write)]
+pub fn measure_bindings(by_line: bool) -> Bindings {
+    let mut bindings = update_bindings(false, false);
+    bindings.push((4, Kind::Write));
+    bindings.extend(by_line.then_some((6, Kind::Read)));
+    bindings
 }
 
 pub fn sum_bindings() -> Bindings {
@@ -99,17 +108,12 @@ pub fn swap_bindings() -> Bindings {
     vec![(0, Kind::Read), (1, Kind::Uniform), (2, Kind::Read)]
 }
 
-pub fn evaluate_bindings() -> Bindings {
-    vec![(0, Kind::Read), (1, Kind::Uniform), (2, Kind::Read), (3, Kind::Read), (4, Kind::Read)]
+pub fn evaluate_bindings(by_line: bool) -> Bindings {
+    update_bindings(true, by_line)
 }
 
 pub fn limit_bindings() -> Bindings {
     vec![(0, Kind::Read), (1, Kind::Uniform), (2, Kind::Read), (3, Kind::Read)]
-}
-
-fn bind(gpu: &Gpu, label: &str, bindings: &Bindings, buffers: &[&wgpu::Buffer]) -> Result<wgpu::BindGroup> {
-    let entries: Vec<_> = bindings.iter().zip(buffers).map(|((i, _), b)| (*i, b.as_entire_buffer_binding())).collect();
-    gpu.bind_group(label, &gpu.layout(bindings)?, &entries)
 }
 
 /// Bytes of the control block with the tensors' counts, and where a rule averages its iterates their
@@ -206,7 +210,8 @@ impl Tables {
         let partials = gpu.buffer("partials", (sets * rows.len().max(1) * size_of::<Partial>()) as u64, copied)?;
         let sums = gpu.buffer("sums", sets as u64 * tensor_count * size_of::<Partial>() as u64, copied)?;
 
-        let group = |label: &str, bindings: &Bindings, buffers: &[&wgpu::Buffer]| bind(gpu, label, bindings, buffers);
+        let group =
+            |label: &str, bindings: &Bindings, buffers: &[&wgpu::Buffer]| gpu.bind_all(label, bindings, buffers);
         let parts = if gradient.by_tensor() { &sums } else { &partials };
         let prepare = group(
             "prepare",
@@ -216,13 +221,30 @@ impl Tables {
         let sum = group("sums", &sum_bindings(), &[&settings, &tensors, &partials, &sums])?;
         let weigh = group("weigh", &weigh_bindings(), &[&blocks, &settings, &verdicts, &partials])?;
         let swap = group("swap", &swap_bindings(), &[&blocks, &settings, &control])?;
-        let evaluate = group("evaluate", &evaluate_bindings(), &[&blocks, &settings, &verdicts, &lanes, &control])?;
+        let lines = match LineTables::new(plan, layout) {
+            Some(tables) => {
+                let shared = by_line::Shared { settings: &settings, verdicts: &verdicts, lanes: &lanes };
+                Some(Lines::new(gpu, plan, tables, &shared)?)
+            }
+            None => None,
+        };
+        let by_line = lines.is_some();
+        let of_blocks = [&blocks, &settings, &verdicts, &lanes];
+        // The values by line come last where there are some.
+        let with = |more: &[&wgpu::Buffer]| -> Vec<wgpu::Buffer> {
+            let values = lines.as_ref().map(|lines| &lines.values);
+            of_blocks.into_iter().chain(more.iter().copied()).chain(values).cloned().collect()
+        };
+        let group_with = |label: &str, bindings: &Bindings, more: &[&wgpu::Buffer]| {
+            let buffers = with(more);
+            group(label, bindings, &buffers.iter().collect::<Vec<_>>())
+        };
+        let evaluate = group_with("evaluate", &evaluate_bindings(by_line), &[&control])?;
         let limit = group("limit", &limit_bindings(), &[&blocks, &settings, &verdicts, &sums])?;
-        let measure = group("measure", &measure_bindings(), &[&blocks, &settings, &verdicts, &lanes, &partials])?;
-        let update_by_sums =
-            group("update by sums", &update_bindings(true), &[&blocks, &settings, &verdicts, &lanes, &sums])?;
+        let measure = group_with("measure", &measure_bindings(by_line), &[&partials])?;
+        let update_by_sums = group_with("update by sums", &update_bindings(true, by_line), &[&sums])?;
         let scan = group("scan", &scan_bindings(), &[&blocks, &settings, &absent, &partials, &control])?;
-        let update = group("update", &update_bindings(false), &[&blocks, &settings, &verdicts, &lanes])?;
+        let update = group_with("update", &update_bindings(false, by_line), &[])?;
         Ok(Self {
             control,
             loss_scale,
@@ -236,6 +258,7 @@ impl Tables {
             limit,
             swap,
             evaluate,
+            lines,
             settings,
             settings_row,
             tensors,
@@ -243,7 +266,7 @@ impl Tables {
             absent,
             ones,
             partials,
-            shared: Shared { blocks, verdicts, lanes, sums },
+            shared: Shared { blocks, verdicts, lanes },
         })
     }
 
@@ -253,29 +276,33 @@ impl Tables {
         let blocks = u64::from(self.settings_row.blocks).max(1) * size_of::<Partial>() as u64;
         let tensors = plan.tensors.len().max(1) as u64 * size_of::<Partial>() as u64;
         let gradient_partials = gpu.buffer("gradient parts", blocks, usage)?;
-        // Of the weights before, and of their change.
-        let update_partials = gpu.buffer("update parts", 2 * blocks, usage)?;
+        // The sums of updates, then, where a binding can start, the parts of the weights before and of
+        // their change: `parts_at` in `shaders/health.wgsl`.
+        let parts_at = (2 * tensors).next_multiple_of(256);
+        let update_partials = gpu.buffer("update parts", parts_at + 2 * blocks, usage)?;
         let gradient_sums = gpu.buffer("gradient sums", tensors, usage)?;
         let update_sums = gpu.buffer("update sums", 2 * tensors, usage)?;
-        let Shared { blocks, verdicts, lanes, sums } = &self.shared;
+        let Shared { blocks: block_rows, verdicts, lanes } = &self.shared;
         let (settings, rows) = (&self.settings, &self.tensors);
-        let scanned = [blocks, settings, &self.absent, &gradient_partials, &self.control];
+        let scanned = [block_rows, settings, &self.absent, &gradient_partials, &self.control];
+        let values = self.lines.as_ref().map(|lines| &lines.values);
+        let updated = [block_rows, settings, verdicts, lanes, &update_partials].into_iter().chain(values);
+        let part = |buffer, offset, size| wgpu::BufferBinding { buffer, offset, size: wgpu::BufferSize::new(size) };
+        let sum = |parts: wgpu::BufferBinding<'_>, sums: wgpu::BufferBinding<'_>| {
+            let uniform = settings.as_entire_buffer_binding();
+            let entries = [(0, uniform), (1, rows.as_entire_buffer_binding()), (2, parts), (3, sums)];
+            gpu.bind_group("watched sums", &gpu.layout(&sum_bindings())?, &entries)
+        };
         Ok(Watch {
-            scan: bind(gpu, "watch", &scan_bindings(), &scanned)?,
-            sum_gradients: bind(gpu, "sums", &sum_bindings(), &[settings, rows, &gradient_partials, &gradient_sums])?,
-            update: bind(
-                gpu,
+            scan: gpu.bind_all("watch", &scan_bindings(), &scanned)?,
+            sum_gradients: sum(gradient_partials.as_entire_buffer_binding(), gradient_sums.as_entire_buffer_binding())?,
+            sum_measures: sum(self.partials.as_entire_buffer_binding(), part(&update_partials, 0, 2 * tensors))?,
+            update: gpu.bind_all(
                 "watched update",
-                &watched_bindings(false),
-                &[blocks, settings, verdicts, lanes, &update_partials],
+                &watched_bindings(self.lines.is_some()),
+                &updated.collect::<Vec<_>>(),
             )?,
-            update_by_sums: bind(
-                gpu,
-                "watched update by sums",
-                &watched_bindings(true),
-                &[blocks, settings, verdicts, lanes, sums, &update_partials],
-            )?,
-            sum_updates: bind(gpu, "sums", &sum_bindings(), &[settings, rows, &update_partials, &update_sums])?,
+            sum_updates: sum(part(&update_partials, parts_at, 2 * blocks), update_sums.as_entire_buffer_binding())?,
             gradient_partials,
             update_partials,
             gradient_sums,

@@ -4,11 +4,11 @@
 use naga::{AddressSpace, ScalarKind, StorageAccess, TypeInner};
 
 use super::pipelines::{Bindings, Kind};
-use super::{bindings, rows, tables};
-use crate::gradient::{GradientConfig, NORM_EPS};
+use super::{bindings, by_line, lines, rows, tables};
+use crate::gradient::{GradientConfig, NORM_EPS, UNIT_EPS};
 use crate::layout::BLOCK;
 use crate::rule::Rule;
-use crate::shader::{self, Access, Kernel, WORKGROUP};
+use crate::shader::{self, Access, ByLine, Kernel, WORKGROUP};
 use crate::step::{Plan, Variant};
 use crate::weights::WeightsConfig;
 use crate::{EmaConfig, OptimizerConfig, SCALARS, rules};
@@ -68,6 +68,13 @@ fn full(rule: &dyn Rule) -> Plan {
     let weights = WeightsConfig { max_norm: Some(1.0), ..WeightsConfig::default() };
     let config = OptimizerConfig::of(rule.boxed()).gradient(gradient).weights(weights).ema(EmaConfig::default());
     Plan::new(&config, &[]).unwrap()
+}
+
+/// The same with a clip by unit.
+fn full_by_line(rule: &dyn Rule) -> Plan {
+    let mut plan = full(rule);
+    plan.gradient = GradientConfig { accumulate: 2, clip_adaptive: Some(0.1), ..plain() };
+    plan
 }
 
 fn module(kernel: &Kernel) -> naga::Module {
@@ -184,7 +191,16 @@ fn rows_equal_the_structs_of_every_kernel() {
         ema_decay,
     });
     let block = members!(BlockRow { tensor, number, len, start, state, partial, spare });
-    let span = members!(SpanRow { first_block, blocks, gradient_shift, spare });
+    let span = members!(SpanRow {
+        first_block,
+        blocks,
+        gradient_shift,
+        first_unit_job,
+        unit_jobs,
+        first_line_job,
+        line_jobs,
+        spare,
+    });
     let tensor = members!(TensorRow { lane, live, first_partial, partials, elements, averages, spare });
     let control = members!(Control {
         taken,
@@ -208,6 +224,35 @@ fn rows_equal_the_structs_of_every_kernel() {
     let lane = members!(Lane { lr, lr_decoupled, coupled, in_ratio, sign, unscale, ema_weight, spare, scalars });
     let verdict = members!(Verdict { action, lane, exponent, coefficient, elements, share, spare });
 
+    let line_set = members!(LineSet {
+        tensor,
+        kind,
+        count,
+        length,
+        stride,
+        inner,
+        outer,
+        threads,
+        steps,
+        partials_at,
+        parts,
+        out_at,
+    });
+    let line_job = members!(LineJob {
+        line_set,
+        first_line,
+        from_element,
+        part,
+        first_element,
+        end_element,
+        start,
+        state,
+        block_state,
+        spare0,
+        spare1,
+        spare2,
+    });
+
     let lamb = rules::Lamb::default();
     let plan = full(&lamb);
     let access = Access { vector: true, aliased: false, clear: false };
@@ -223,6 +268,10 @@ fn rows_equal_the_structs_of_every_kernel() {
         shader::limit(weights, true),
         shader::average(code, access),
         shader::swap(code, access),
+        shader::sum_lines(gradient, ByLine::Units),
+        shader::sum_lines(gradient, ByLine::Gradients),
+        shader::sum_lines(gradient, ByLine::Rows),
+        shader::fold_lines(),
     ];
     let mut seen = std::collections::BTreeMap::<&str, usize>::new();
     for kernel in &kernels {
@@ -236,6 +285,8 @@ fn rows_equal_the_structs_of_every_kernel() {
             ("Partial", &partial),
             ("Lane", &lane),
             ("Verdict", &verdict),
+            ("LineSet", &line_set),
+            ("LineJob", &line_job),
         ] {
             if module.types.iter().any(|(_, ty)| ty.name.as_deref() == Some(name)) {
                 assert_eq!(&reflect(&module, name), expected, "{name} of {}", kernel.entry);
@@ -243,7 +294,7 @@ fn rows_equal_the_structs_of_every_kernel() {
             }
         }
     }
-    assert_eq!(seen.len(), 8, "{seen:?}");
+    assert_eq!(seen.len(), 10, "{seen:?}");
 }
 
 #[test]
@@ -255,6 +306,14 @@ fn numbers_on_both_sides_are_equal() {
     // `prepare.wgsl` reads a lane's source and a group's rates by words, four and eight.
     assert_eq!(size_of::<rows::LaneSource>(), 16);
     assert_eq!(size_of::<rows::RatesRow>(), 32);
+    // The headers of values by line are read by words, eight a tensor.
+    assert_eq!(size_of::<rows::LineHeader>(), 32);
+    let fold = module(&shader::fold_lines());
+    assert_eq!(constant(&fold, "NORM_EPS"), f64::from(NORM_EPS as f32));
+    assert_eq!(constant(&fold, "UNIT_EPS"), f64::from(UNIT_EPS as f32));
+    for (name, value) in [("UNITS", lines::UNITS), ("AVERAGE", lines::AVERAGE), ("MEAN", lines::MEAN)] {
+        assert_eq!(constant(&fold, name), f64::from(value));
+    }
     // The workgroup's sum in two levels.
     assert_eq!(f64::from(WORKGROUP) % constant(&prepare, "FAN"), 0.0);
     // A block's length does not depend on the workgroup's.
@@ -301,31 +360,63 @@ fn kernels_bind_what_the_layouts_declare() {
             let update = update(rule.as_ref(), access);
             assert_eq!(groups(&update), 2);
             assert_eq!(bound(&update, 0), bindings::update_bindings(access, code.kept_count() > 0), "{access:?}");
-            assert_eq!(bound(&update, 1), tables::update_bindings(code.measures()));
+            assert_eq!(bound(&update, 1), tables::update_bindings(code.measures(), false));
         }
         // With everything on, the kernels of a span share the update's group.
-        let plan = full(rule.as_ref());
-        let code = &plan.variants[0];
-        for access in accesses() {
-            let span = bindings::update_bindings(access, true);
-            let mut kernels = vec![
-                (shader::weigh(&plan.weights, access.vector), tables::weigh_bindings()),
-                (shader::limit(&plan.weights, access.vector), tables::limit_bindings()),
-                (shader::average(code, access), tables::update_bindings(false)),
-                (shader::swap(code, access), tables::swap_bindings()),
-            ];
-            if code.measures() {
-                kernels.push((shader::measure(code, &plan.gradient, access), tables::measure_bindings()));
-            }
-            for (kernel, tables) in kernels {
-                let module = module(&kernel);
-                assert_eq!(bound(&module, 1), tables, "{}", kernel.entry);
-                assert!(bound(&module, 0).iter().all(|b| span.contains(b)), "{} {access:?}", kernel.entry);
+        for (plan, by_line) in [(full(rule.as_ref()), false), (full_by_line(rule.as_ref()), true)] {
+            for code in &plan.variants {
+                accesses().for_each(|access| check_span_kernels(&plan, code, access, by_line || code.factored));
             }
         }
+        let plan = full(rule.as_ref());
         let scan = module(&shader::scan(&plan.gradient, true));
         assert_eq!(bound(&scan, 0), bindings::scan_bindings(true));
     }
+}
+
+fn check_span_kernels(plan: &Plan, code: &Variant, access: Access, by_line: bool) {
+    let (gradient, weights) = (&plan.gradient, &plan.weights);
+    let span = bindings::update_bindings(access, true);
+    let mut kernels = vec![
+        (shader::update(code, gradient, weights, access, true), tables::watched_bindings(by_line)),
+        (shader::update(code, gradient, weights, access, false), tables::update_bindings(code.measures(), by_line)),
+        (shader::weigh(weights, access.vector), tables::weigh_bindings()),
+        (shader::limit(weights, access.vector), tables::limit_bindings()),
+        (shader::average(code, access), tables::update_bindings(false, false)),
+        (shader::swap(code, access), tables::swap_bindings()),
+    ];
+    if code.measures() {
+        kernels.push((shader::measure(code, gradient, access), tables::measure_bindings(by_line)));
+    }
+    if code.averages() {
+        kernels.push((shader::evaluate(code, gradient, access), tables::evaluate_bindings(by_line)));
+    }
+    for (kernel, tables) in kernels {
+        let module = module(&kernel);
+        assert_eq!(bound(&module, 1), tables, "{}", kernel.entry);
+        assert!(bound(&module, 0).iter().all(|b| span.contains(b)), "{} {access:?}", kernel.entry);
+    }
+}
+
+#[test]
+fn kernels_by_line_bind_what_the_layouts_declare() {
+    for clip_adaptive in [None, Some(0.1)] {
+        for accumulate in [1, 2] {
+            let gradient = GradientConfig { clip_adaptive, accumulate, ..plain() };
+            let accumulates = gradient.accumulates();
+            let clips = clip_adaptive.is_some();
+            for (by, span, values) in [
+                (ByLine::Units, bindings::unit_bindings(accumulates), false),
+                (ByLine::Gradients, bindings::scan_bindings(accumulates), clips),
+                (ByLine::Rows, Vec::new(), true),
+            ] {
+                let module = module(&shader::sum_lines(&gradient, by));
+                assert_eq!(bound(&module, 0), span, "{by:?}");
+                assert_eq!(bound(&module, 1), by_line::sum_bindings(values), "{by:?}");
+            }
+        }
+    }
+    assert_eq!(bound(&module(&shader::fold_lines()), 0), by_line::fold_bindings());
 }
 
 #[test]
@@ -337,8 +428,13 @@ fn no_kernel_binds_more_storage_buffers_than_webgpu_promises() {
         vec![bindings::scan_bindings(true), tables::scan_bindings()],
         vec![tables::sum_bindings()],
         vec![tables::prepare_bindings()],
-        vec![bindings::update_bindings(access, true), tables::update_bindings(true)],
-        vec![bindings::update_bindings(access, true), tables::measure_bindings()],
+        vec![bindings::update_bindings(access, true), tables::update_bindings(true, true)],
+        vec![bindings::update_bindings(access, true), tables::watched_bindings(true)],
+        vec![bindings::update_bindings(access, true), tables::measure_bindings(true)],
+        vec![bindings::update_bindings(access, true), tables::evaluate_bindings(true)],
+        vec![bindings::unit_bindings(true), by_line::sum_bindings(false)],
+        vec![bindings::scan_bindings(true), by_line::sum_bindings(true)],
+        vec![by_line::fold_bindings()],
         vec![bindings::update_bindings(access, true), tables::weigh_bindings()],
         vec![bindings::update_bindings(access, true), tables::limit_bindings()],
         vec![bindings::update_bindings(access, true), tables::swap_bindings()],

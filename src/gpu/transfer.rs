@@ -1,8 +1,9 @@
 //! Parameters and state, to the host and back.
 
+use super::lines;
 use super::optimizer::Optimizer;
 use super::readback::{Download, Source};
-use super::rows::Control;
+use super::rows::{Control, LineHeader};
 use super::upload::Upload;
 use crate::Result;
 use crate::checkpoint::{Checkpoint, TensorParams};
@@ -10,7 +11,7 @@ use crate::layout::Layout;
 use crate::rates::{Rates, RatesState};
 use crate::schedule::PlateauState;
 use crate::state::{OptimizerState, TensorState};
-use crate::step::Plan;
+use crate::step::{FACTORS, Plan, PlannedSlot};
 
 impl Optimizer {
     /// The parameters of all tensors in their order, as they are after all that is submitted so far.
@@ -56,8 +57,9 @@ impl Optimizer {
 
     /// What [`decode_state`] wants to see.
     pub(super) fn state_sources(&self) -> impl Iterator<Item = Source> {
-        let buffers = std::iter::once(&self.tables.control).chain(self.windows.iter().filter_map(|w| w.state.as_ref()));
-        buffers.map(Source::whole)
+        let windows = self.windows.iter().filter_map(|w| w.state.as_ref());
+        let by_line = self.tables.lines.as_ref().map(|lines| &lines.values);
+        std::iter::once(&self.tables.control).chain(windows).chain(by_line).map(Source::whole)
     }
 
     fn decode(&self, parts: &[Vec<u8>]) -> OptimizerState {
@@ -116,6 +118,16 @@ impl Optimizer {
             });
             upload.add(buffer, 0, bytemuck::cast_slice(&words))?;
         }
+        if let Some(lines) = &self.tables.lines {
+            for (t, saved) in saved.iter().enumerate() {
+                for (name, at) in FACTORS.into_iter().zip(factors_at(&self.plan, &lines.tables.headers, t)) {
+                    let slot = saved.and_then(|s| s.slots.iter().find(|(n, _)| n == name));
+                    if let Some((_, values)) = slot {
+                        upload.add(&lines.values, u64::from(at) * 4, bytemuck::cast_slice(values))?;
+                    }
+                }
+            }
+        }
         let loss_scale = self.plan.gradient.resumed_scale(state.loss_scale);
         let head = Control {
             taken: state.steps_taken as u32,
@@ -166,15 +178,14 @@ pub fn decode_state(plan: &Plan, layout: &Layout, rates: &SavedRates, parts: &[V
     let counts: Vec<u32> = counts.chunks_exact(4).map(bytemuck::pod_read_unaligned).collect();
     let mut tensors: Vec<_> = (0..plan.tensors.len())
         .map(|t| {
-            let elements = plan.tensors[t].elements as usize;
-            let kept = plan.variant_of(t).kept();
+            let slot = |s: PlannedSlot| (s.name.to_owned(), vec![0.0; s.elements() as usize]);
             TensorState {
                 name: plan.tensors[t].spec.name.clone(),
                 shape: plan.tensors[t].spec.shape.clone(),
                 rule: plan.group_of(t).rule.name().to_owned(),
                 steps: counts[t].into(),
                 weight_sum: weight_sum(plan, &counts, t),
-                slots: kept.map(|s| (s.name.to_owned(), vec![0.0; elements])).collect(),
+                slots: plan.slots_of(t).into_iter().map(slot).collect(),
             }
         })
         .collect();
@@ -192,6 +203,15 @@ pub fn decode_state(plan: &Plan, layout: &Layout, rates: &SavedRates, parts: &[V
             values.iter_mut().zip(bytes).for_each(|(v, b)| *v = bytemuck::pod_read_unaligned(b));
         });
     }
+    if let (Some((headers, _)), Some(bytes)) = (lines::headers(plan), parts.next()) {
+        for (t, tensor) in tensors.iter_mut().enumerate() {
+            let kept = plan.variant_of(t).kept_count();
+            for ((_, values), at) in tensor.slots[kept..].iter_mut().zip(factors_at(plan, &headers, t)) {
+                let bytes = bytes[at as usize * 4..].chunks_exact(4);
+                values.iter_mut().zip(bytes).for_each(|(v, b)| *v = bytemuck::pod_read_unaligned(b));
+            }
+        }
+    }
     let mut live = (0..tensors.len()).map(|t| !plan.group_of(t).frozen);
     tensors.retain(|_| live.next().unwrap_or(false));
     OptimizerState {
@@ -204,6 +224,13 @@ pub fn decode_state(plan: &Plan, layout: &Layout, rates: &SavedRates, parts: &[V
         rates: rates.set.clone(),
         tensors,
     }
+}
+
+/// Where a tensor's means by row and by column are, in words; nowhere if it has none.
+fn factors_at(plan: &Plan, headers: &[LineHeader], tensor: usize) -> impl Iterator<Item = u32> {
+    let factored = plan.is_live(tensor) && plan.factored(tensor).is_some();
+    let header = factored.then(|| headers[tensor]);
+    header.into_iter().flat_map(|header| [header.rows_at, header.columns_at])
 }
 
 /// A tensor's Σγ², which follows all tensors' counts.

@@ -20,7 +20,7 @@ pub fn placements(plan: &Plan, tensors: &[Tensor]) -> Vec<Placement> {
         Placement {
             tensor: t,
             elements: plan.tensors[t].elements,
-            variant: plan.group_of(t).variant,
+            variant: plan.tensors[t].variant,
             slots: plan.variant_of(t).kept_count() as u64,
             buffer: *numbers.entry(&tensor.params.buffer).or_insert(next),
             offset: tensor.params.offset,

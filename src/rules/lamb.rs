@@ -3,7 +3,7 @@ use crate::hyper::Scalars;
 use crate::maths::{average, correction, square};
 use crate::options::{OptionError, check};
 use crate::rule::{Decay, Reduction, Rule, Slot};
-use crate::twin::Twin;
+use crate::twin::{Norms, Twin};
 
 crate::options! {
     /// LAMB: Adam's direction plus λ·p, times ‖p‖ / ‖that‖, tensor by tensor. A zero norm gives the
@@ -94,7 +94,7 @@ impl Twin for Lamb {
         h.inverse_correction1 * exp_avg / ((h.inverse_correction2 * exp_avg_sq + h.eps_root).sqrt() + h.eps)
     }
 
-    fn ratio<F: Float>(&self, p_norm: F, u_norm: F, _h: &LambHyper<F>) -> F {
-        if p_norm == F::zero() || u_norm == F::zero() { F::one() } else { p_norm / u_norm }
+    fn ratio<F: Float>(&self, norms: &Norms<F>, _h: &LambHyper<F>) -> F {
+        if norms.p == F::zero() || norms.u == F::zero() { F::one() } else { norms.p / norms.u }
     }
 }

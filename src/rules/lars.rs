@@ -2,7 +2,7 @@ use crate::float::Float;
 use crate::hyper::Scalars;
 use crate::options::{OptionError, check};
 use crate::rule::{Decay, Reduction, Rule, Slot};
-use crate::twin::Twin;
+use crate::twin::{Norms, Twin};
 
 crate::options! {
     /// LARS: the gradient plus λ·p, times `trust_coefficient·‖p‖ / (‖that‖ + eps)`, tensor by tensor;
@@ -85,11 +85,11 @@ impl Twin for Lars {
         g
     }
 
-    fn ratio<F: Float>(&self, p_norm: F, u_norm: F, h: &LarsHyper<F>) -> F {
-        if p_norm == F::zero() || u_norm == F::zero() {
+    fn ratio<F: Float>(&self, norms: &Norms<F>, h: &LarsHyper<F>) -> F {
+        if norms.p == F::zero() || norms.u == F::zero() {
             F::one()
         } else {
-            h.trust_coefficient * p_norm / (u_norm + h.eps)
+            h.trust_coefficient * norms.p / (norms.u + h.eps)
         }
     }
 

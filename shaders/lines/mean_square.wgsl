@@ -1,0 +1,27 @@
+// The mean square of four elements from the means of their rows and columns. `LineHeader` in
+// `src/gpu/rows.rs` says where a tensor's are.
+
+fn factored_mean_square(block: Block, i: u32) -> vec4<f32> {
+    let header = 8u * block.tensor;
+    let rows_at = lines[header + 2u];
+    let columns_at = lines[header + 3u];
+    let means_at = lines[header + 4u];
+    let rows = lines[header + 5u];
+    let columns = lines[header + 6u];
+    let element = block.number * BLOCK + i;
+    var row = element / columns;
+    var column = element - row * columns;
+    var result = vec4<f32>();
+    // The last lanes of a ragged tensor read past its rows, and nobody reads their result.
+    for (var k = 0u; k < 4u; k += 1u) {
+        let matrix = row / rows;
+        let of_row = bitcast<f32>(lines[rows_at + row]) / bitcast<f32>(lines[means_at + matrix]);
+        result[k] = of_row * bitcast<f32>(lines[columns_at + matrix * columns + column]);
+        column += 1u;
+        if column == columns {
+            column = 0u;
+            row += 1u;
+        }
+    }
+    return result;
+}

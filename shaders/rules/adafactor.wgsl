@@ -1,0 +1,37 @@
+// Adafactor (Shazeer & Stern 2018), PyTorch's form. The engine keeps the mean square: of matrices by
+// rows and columns only.
+
+struct Hyper {
+    // Weight of this step in the mean square, and the least mean of a matrix's rows: the engine reads both.
+    beta2_complement: f32,
+    eps1: f32,
+    eps1_squared: f32,
+    eps2: f32,
+    d: f32,
+    // Root of the step's number.
+    root_step: f32,
+}
+
+struct State {
+    variance: vec4<f32>,
+}
+
+fn direction(p: vec4<f32>, g: vec4<f32>, s: ptr<function, State>, h: Hyper) -> vec4<f32> {
+    return g / sqrt(max((*s).variance, vec4<f32>(h.eps1_squared)));
+}
+
+// max(eps2, RMS(p)) * min(lr, 1 / root_step) / lr / max(1, RMS(u) / d)
+fn ratio(norms: Norms, h: Hyper) -> f32 {
+    let root = sqrt(norms.elements);
+    let size = max(norms.p / root, h.eps2);
+    let inverse = norms.lr * h.root_step;
+    var share = 1.0;
+    if inverse > 1.0 {
+        share = 1.0 / inverse;
+    }
+    return size * share / max(norms.u / root / h.d, 1.0);
+}
+
+fn finish(step: vec4<f32>, s: ptr<function, State>, h: Hyper) -> vec4<f32> {
+    return step;
+}

@@ -1,0 +1,11 @@
+// What a rule's ratio is made of.
+
+struct Norms {
+    // Of the tensor's parameters and of its update.
+    p: f32,
+    u: f32,
+    // How many the tensor has.
+    elements: f32,
+    // Of the step, which multiplies the ratio.
+    lr: f32,
+}

@@ -1,0 +1,115 @@
+//! Buffers, bind groups and pipelines of what goes by lines of tensors.
+
+use bytemuck::{Zeroable, cast_slice};
+use wgpu::BufferUsages;
+
+use super::bindings;
+use super::context::Gpu;
+use super::lines::{LineTables, Stage};
+use super::pipelines::{Author, Bindings, Kind};
+use super::rows::LineSet;
+use crate::Result;
+use crate::shader::{self, ByLine};
+use crate::step::Plan;
+
+/// What goes by lines, ready to record.
+#[derive(Debug)]
+pub struct Lines {
+    pub tables: LineTables,
+    /// Values by line, the headers first.
+    pub values: wgpu::Buffer,
+    pub units: Option<Sum>,
+    pub gradients: Option<Sum>,
+    pub rows: Option<Sum>,
+    pub fold: wgpu::ComputePipeline,
+    /// For pipelines whose first group is empty.
+    pub nothing: wgpu::BindGroup,
+}
+
+/// One sum along lines, and what is made of it.
+#[derive(Debug)]
+pub struct Sum {
+    pub pipeline: wgpu::ComputePipeline,
+    pub tables: wgpu::BindGroup,
+    pub fold: wgpu::BindGroup,
+    pub folds: u32,
+    /// Of sums that do not go by spans.
+    pub jobs: u32,
+}
+
+/// The tables that what goes by lines shares with the rest.
+pub struct Shared<'a> {
+    pub settings: &'a wgpu::Buffer,
+    pub verdicts: &'a wgpu::Buffer,
+    pub lanes: &'a wgpu::Buffer,
+}
+
+pub fn sum_bindings(reads_values: bool) -> Bindings {
+    use Kind::{Read, Uniform, Write};
+    let mut bindings = vec![(0, Read), (1, Uniform), (2, Read), (3, Read), (4, Read), (5, Write)];
+    bindings.extend(reads_values.then_some((6, Read)));
+    bindings
+}
+
+pub fn fold_bindings() -> Bindings {
+    use Kind::{Read, Uniform, Write};
+    vec![(0, Read), (1, Uniform), (2, Read), (3, Read), (4, Read), (5, Read), (6, Write)]
+}
+
+impl Lines {
+    pub fn new(gpu: &Gpu, plan: &Plan, tables: LineTables, shared: &Shared<'_>) -> Result<Self> {
+        let usage = BufferUsages::STORAGE;
+        // A plan may have no tensor that it could clip.
+        let no_set = [LineSet::zeroed()];
+        let sets: &[LineSet] = if tables.sets.is_empty() { &no_set } else { &tables.sets };
+        let sets = gpu.buffer_of("line sets", cast_slice(sets), usage)?;
+        let partials = gpu.buffer("parts of lines", u64::from(tables.partials.max(1)) * 16, usage)?;
+        let values = gpu.buffer(
+            "values by line",
+            u64::from(tables.words) * 4,
+            usage | BufferUsages::COPY_SRC | BufferUsages::COPY_DST,
+        )?;
+        gpu.queue().write_buffer(&values, 0, cast_slice(&tables.headers));
+        let accumulates = plan.gradient.accumulates();
+        let sum = |by: ByLine, stage: &Stage| -> Result<Option<Sum>> {
+            if stage.jobs.is_empty() {
+                return Ok(None);
+            }
+            let reads_values = by == ByLine::Rows || (by == ByLine::Gradients && plan.gradient.clip_adaptive.is_some());
+            let jobs = gpu.buffer_of("line jobs", cast_slice(&stage.jobs), usage)?;
+            let folds = gpu.buffer_of("line folds", cast_slice(&stage.folds), usage)?;
+            let Shared { settings, verdicts, lanes } = shared;
+            let span = match by {
+                ByLine::Units => bindings::unit_bindings(accumulates),
+                ByLine::Gradients => bindings::scan_bindings(accumulates),
+                ByLine::Rows => Vec::new(),
+            };
+            let kernel = shader::sum_lines(&plan.gradient, by);
+            Ok(Some(Sum {
+                pipeline: gpu.pipeline(kernel, Author::Ours, &[span, sum_bindings(reads_values)])?,
+                // The bindings say how many of these there are.
+                tables: gpu.bind_all(
+                    "lines",
+                    &sum_bindings(reads_values),
+                    &[&sets, settings, verdicts, lanes, &jobs, &partials, &values],
+                )?,
+                fold: gpu.bind_all(
+                    "fold lines",
+                    &fold_bindings(),
+                    &[&sets, settings, verdicts, lanes, &folds, &partials, &values],
+                )?,
+                folds: stage.folds.len() as u32,
+                jobs: stage.jobs.len() as u32,
+            }))
+        };
+        Ok(Self {
+            units: sum(ByLine::Units, &tables.units)?,
+            gradients: sum(ByLine::Gradients, &tables.gradients)?,
+            rows: sum(ByLine::Rows, &tables.rows)?,
+            fold: gpu.pipeline(shader::fold_lines(), Author::Ours, &[fold_bindings()])?,
+            nothing: gpu.bind_all("nothing", &Vec::new(), &[])?,
+            values,
+            tables,
+        })
+    }
+}

@@ -1,0 +1,114 @@
+use crate::float::Float;
+use crate::hyper::Scalars;
+use crate::options::{OptionError, check};
+use crate::rule::{Decay, Reduction, Rule, Slot};
+use crate::twin::{Norms, Twin};
+
+crate::options! {
+    /// Adafactor: the gradient over the root of its mean square, which of matrices is kept by rows and
+    /// columns only. The step is `max(eps₂, RMS(p))·min(lr, 1/√t)` times that, over `max(1, RMS(u)/d)`.
+    /// PyTorch's `Adafactor`.
+    pub struct Adafactor {
+        /// The most that steps are relative to the parameters, and what decay goes by.
+        pub lr: f64 = 1e-2,
+        /// The mean square takes this step's share with weight t to this power, at most 0.
+        pub beta2_decay: f64 = -0.8,
+        /// The least root of a mean square (PyTorch: the resolution of the parameters' type) and the
+        /// least RMS that parameters count with.
+        pub eps: [f64; 2] = [1.1920928955078125e-7, 1e-3],
+        /// RMS of the update above which it is scaled down.
+        pub d: f64 = 1.0,
+        /// λ of decoupled decay.
+        pub weight_decay: f64 = 0.0,
+    }
+}
+
+crate::hyper! {
+    /// Scalars of [`Adafactor`].
+    pub struct AdafactorHyper {
+        beta2_complement,
+        eps1,
+        eps1_squared,
+        eps2,
+        d,
+        root_step,
+    }
+}
+
+impl Rule for Adafactor {
+    fn name(&self) -> &'static str {
+        "adafactor"
+    }
+    fn reference(&self) -> &'static str {
+        "Shazeer & Stern 2018"
+    }
+    fn lr(&self) -> f64 {
+        self.lr
+    }
+    fn decay(&self) -> Decay {
+        Decay::Decoupled(self.weight_decay)
+    }
+    fn slots(&self) -> Vec<Slot> {
+        vec![Slot::mean_square("variance")]
+    }
+    fn wgsl(&self) -> &str {
+        include_str!("../../shaders/rules/adafactor.wgsl")
+    }
+    fn reduction(&self) -> Reduction {
+        Reduction::UpdateNorm
+    }
+    fn scalar_names(&self) -> &'static [&'static str] {
+        AdafactorHyper::NAMES
+    }
+    fn scalars(&self, step: u64) -> Scalars {
+        AdafactorHyper {
+            beta2_complement: (step as f64).powf(self.beta2_decay),
+            eps1: self.eps[0],
+            eps1_squared: self.eps[0] * self.eps[0],
+            eps2: self.eps[1],
+            d: self.d,
+            root_step: (step as f64).sqrt(),
+        }
+        .row()
+    }
+    fn check(&self) -> Result<(), OptionError> {
+        check::non_negative("lr", self.lr)?;
+        if !(self.beta2_decay.is_finite() && self.beta2_decay <= 0.0) {
+            let problem = format!("must be finite and at most 0, got {}", self.beta2_decay);
+            return Err(OptionError::new("beta2_decay", problem));
+        }
+        if !(self.eps[0] > 0.0 && check::divisor("eps", self.eps[0] * self.eps[0]).is_ok()) {
+            let problem =
+                format!("the first must be from 1.1e-19 to 1.8e19, since its square divides, got {}", self.eps[0]);
+            return Err(OptionError::new("eps", problem));
+        }
+        check::non_negative("eps", self.eps[1])?;
+        check::divisor("d", self.d)?;
+        check::non_negative("weight_decay", self.weight_decay)
+    }
+    fn boxed(&self) -> Box<dyn Rule> {
+        Box::new(self.clone())
+    }
+}
+
+impl Twin for Adafactor {
+    type State<F: Float> = [F; 1];
+    type Hyper<F: Float> = AdafactorHyper<F>;
+
+    #[inline(always)]
+    fn direction<F: Float>(&self, _p: F, g: F, s: &mut [F; 1], h: &AdafactorHyper<F>) -> F {
+        let variance = if s[0] < h.eps1_squared { h.eps1_squared } else { s[0] };
+        g / variance.sqrt()
+    }
+
+    fn ratio<F: Float>(&self, norms: &Norms<F>, h: &AdafactorHyper<F>) -> F {
+        let root = norms.elements.sqrt();
+        let size = norms.p / root;
+        let size = if size < h.eps2 { h.eps2 } else { size };
+        // min(lr, 1/√t) / lr
+        let inverse = norms.lr * h.root_step;
+        let share = if inverse <= F::one() { F::one() } else { F::one() / inverse };
+        let excess = norms.u / root / h.d;
+        size * share / if excess > F::one() { excess } else { F::one() }
+    }
+}
