@@ -232,7 +232,11 @@ fn impossible_hyperparameters_are_refused_by_key() {
                 // Subnormal numbers are zero on many GPUs.
                 bad.extend([0.0, 1e-40]);
             }
-            for value in bad.into_iter().flat_map(lists) {
+            let fine = |value: &OptionValue| {
+                // Of a pair only the first divides.
+                matches!(value, OptionValue::Numbers(list) if key == "eps" && (0.0..1e-3).contains(&list[1]))
+            };
+            for value in bad.into_iter().flat_map(lists).filter(|value| !fine(value)) {
                 let mut config = OptimizerConfig::of(rule.clone());
                 // A whole number takes none of these in the first place.
                 if let Err(error) = config.rule.set_option(key, &value) {
