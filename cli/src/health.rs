@@ -5,7 +5,8 @@ use std::fmt::Write as _;
 use serde_json::{Value, json};
 use wgpu_optim::{Health, Verdict};
 
-fn word(verdict: Verdict) -> &'static str {
+/// A verdict in a word.
+pub fn word(verdict: Verdict) -> &'static str {
     match verdict {
         Verdict::Healthy => "healthy",
         Verdict::Vanishing => "vanishing",

@@ -31,8 +31,12 @@ pub fn text(path: &Path) -> Result<String> {
 
 /// A run configuration.
 pub fn config(path: &Path) -> Result<OptimizerConfig> {
-    let text = text(path)?;
-    toml::from_str(&text).map_err(|error| Error::file(path, problem(&text, &error)))
+    parse(path, &text(path)?)
+}
+
+/// A run configuration from the text of that file.
+pub fn parse(path: &Path, text: &str) -> Result<OptimizerConfig> {
+    toml::from_str(text).map_err(|error| Error::file(path, problem(text, &error)))
 }
 
 /// The error in one line. The parser's own words do not always name the key, so its line is quoted.

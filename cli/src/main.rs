@@ -12,6 +12,7 @@ mod network;
 mod output;
 mod plot;
 mod progress;
+mod report;
 mod saving;
 mod style;
 mod tensor_file;

@@ -5,6 +5,7 @@ pub mod cpu;
 pub mod gpu;
 mod kernels;
 mod readback;
+pub mod telemetry;
 #[cfg(test)]
 mod tests;
 pub mod trainer;

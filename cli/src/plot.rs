@@ -1,4 +1,6 @@
-//! Pictures of a run, as SVG text.
+//! Pictures of runs, as SVG text.
+
+pub mod training;
 
 use std::ops::Range;
 
@@ -7,7 +9,8 @@ use plotters::coord::ranged1d::{AsRangedCoord, ValueFormatter};
 use plotters::prelude::*;
 
 use crate::error::{Error, Result};
-use crate::network::trainer::Epoch;
+
+pub use plotters::prelude::SeriesLabelPosition as Corner;
 
 /// Colours that Okabe and Ito (2008) chose to be told apart by everyone.
 pub const BLUE: RGBColor = RGBColor(0, 114, 178);
@@ -16,7 +19,10 @@ pub const SKY: RGBColor = RGBColor(86, 180, 233);
 pub const AMBER: RGBColor = RGBColor(230, 159, 0);
 pub const GREEN: RGBColor = RGBColor(0, 158, 115);
 pub const PURPLE: RGBColor = RGBColor(204, 121, 167);
+pub const BLACK: RGBColor = RGBColor(0, 0, 0);
 pub const GREY: RGBColor = RGBColor(110, 110, 110);
+/// For many curves of one picture, in this order.
+pub const PALETTE: [RGBColor; 7] = [BLUE, ORANGE, GREEN, AMBER, PURPLE, SKY, BLACK];
 const GRID: RGBColor = RGBColor(225, 225, 225);
 
 const FONT: &str = "sans-serif";
@@ -24,25 +30,39 @@ const FONT: &str = "sans-serif";
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 type Drawn = std::result::Result<(), Box<dyn std::error::Error>>;
 
-/// A line through points.
+/// A line through points, or marks at them.
 #[derive(Debug, Clone)]
 pub struct Curve {
+    /// Empty where the legend says nothing of it.
     name: String,
     colour: RGBColor,
     points: Vec<(f64, f64)>,
-    dashed: bool,
+    stroke: Stroke,
     marked: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stroke {
+    Solid,
+    Dashed,
+    /// No line: a cross at each point.
+    Crosses,
 }
 
 impl Curve {
     /// A solid line.
     pub fn lines(name: impl Into<String>, colour: RGBColor, points: Vec<(f64, f64)>) -> Self {
-        Self { name: name.into(), colour, points, dashed: false, marked: false }
+        Self { name: name.into(), colour, points, stroke: Stroke::Solid, marked: false }
+    }
+
+    /// A cross at each point and no line.
+    pub fn crosses(name: impl Into<String>, colour: RGBColor, points: Vec<(f64, f64)>) -> Self {
+        Self { stroke: Stroke::Crosses, ..Self::lines(name, colour, points) }
     }
 
     /// A dash for each stretch between two points.
     pub fn dashed(self) -> Self {
-        Self { dashed: true, ..self }
+        Self { stroke: Stroke::Dashed, ..self }
     }
 
     /// A dot at each point, so that a single one shows too.
@@ -51,128 +71,59 @@ impl Curve {
     }
 }
 
-/// Loss and accuracy of a training, epoch by epoch.
-pub fn training(history: &[Epoch]) -> Result<String> {
-    let curves = |of: &dyn Fn(&Epoch) -> [f64; 2]| {
-        let points = |which: usize| (1..).map(f64::from).zip(history.iter().map(|e| of(e)[which])).collect();
-        let curve = |(name, colour, which)| {
-            let curve = Curve::lines(name, colour, points(which));
-            // Few points are marked, so that one epoch shows too.
-            if history.len() <= 40 { curve.marked() } else { curve }
-        };
-        [("training", BLUE, 0), ("held back", ORANGE, 1)].map(curve)
-    };
-    // Zero has no logarithm; a loss below this is as good as none.
-    let losses = curves(&|e| [e.training.loss.max(1e-6), e.held_back.loss.max(1e-6)]);
-    let accuracies = curves(&|e| [100.0 * e.training.accuracy(), 100.0 * e.held_back.accuracy()]);
-    // A single epoch is a point; an axis needs a length.
-    let epochs = 1.0..history.len().max(2) as f64;
-    drawing((1000, 420), |root| {
-        let (left, right) = root.split_horizontally(500);
-        let loss = Panel {
-            title: "Loss",
-            x: ("epoch", whole),
-            y: ("mean cross-entropy (nats)", plain),
-            legend: SeriesLabelPosition::UpperRight,
-        };
-        loss.draw(&left, epochs.clone(), decades(&losses, |p| p.1).log_scale(), &losses)?;
-        let accuracy = Panel {
-            title: "Accuracy",
-            x: ("epoch", whole),
-            y: ("images recognised (%)", plain),
-            legend: SeriesLabelPosition::LowerRight,
-        };
-        let lowest = values(&accuracies, |p| p.1).fold(95.0, f64::min);
-        accuracy.draw(&right, epochs, (lowest / 5.0).floor() * 5.0..100.0, &accuracies)
-    })
+/// An axis: what it shows, how it writes a value, from where to where.
+#[derive(Debug, Clone)]
+pub struct Axis {
+    pub label: &'static str,
+    pub format: fn(f64) -> String,
+    pub range: Range<f64>,
+    pub log: bool,
 }
 
-/// The learning rate over the steps.
-pub fn learning_rate(curve: Curve) -> Result<String> {
-    let curves = [curve];
-    let last = values(&curves, |p| p.0).fold(1.0, f64::max);
-    let highest = values(&curves, |p| p.1).filter(|lr| lr.is_finite()).fold(0.0, f64::max);
-    let top = if highest > 0.0 { 1.05 * highest } else { 1.0 };
-    let panel = Panel {
-        title: "Learning rate",
-        x: ("t (steps taken so far)", whole),
-        y: ("learning rate", short),
-        legend: SeriesLabelPosition::UpperRight,
-    };
-    drawing((800, 420), |root| panel.draw(root, 0.0..last, 0.0..top, &curves))
-}
+impl Axis {
+    pub fn linear(label: &'static str, format: fn(f64) -> String, range: Range<f64>) -> Self {
+        Self { label, format, range, log: false }
+    }
 
-/// One picture beside another, each of curves over a logarithm on both axes.
-pub fn log_log(panels: &[(String, Vec<Curve>)], x: &'static str, y: &'static str) -> Result<String> {
-    let all: Vec<_> = panels.iter().flat_map(|(_, curves)| curves.clone()).collect();
-    let (columns, rows) = (panels.len().min(2), panels.len().div_ceil(2));
-    // All alike, so that they compare.
-    let (across, up) = (decades(&all, |p| p.0), decades(&all, |p| p.1));
-    drawing((520 * columns as u32, 440 * rows as u32), |root| {
-        for (area, (title, curves)) in root.split_evenly((rows, columns)).iter().zip(panels) {
-            let panel = Panel { title, x: (x, short), y: (y, plain), legend: SeriesLabelPosition::LowerRight };
-            panel.draw(area, across.clone().log_scale(), up.clone().log_scale(), curves)?;
-        }
-        Ok(())
-    })
-}
-
-fn drawing(size: (u32, u32), draw: impl FnOnce(&Area<'_>) -> Drawn) -> Result<String> {
-    let mut svg = String::new();
-    let done = || -> Drawn {
-        let root = SVGBackend::with_string(&mut svg, size).into_drawing_area();
-        root.fill(&WHITE)?;
-        draw(&root)?;
-        root.present()?;
-        Ok(())
-    };
-    done().map_err(|e| Error::failed(format!("drawing the plot: {e}")))?;
-    Ok(svg)
-}
-
-fn values(curves: &[Curve], of: fn(&(f64, f64)) -> f64) -> impl Iterator<Item = f64> {
-    curves.iter().flat_map(|curve| &curve.points).map(of)
-}
-
-/// The decades that hold all values.
-fn decades(curves: &[Curve], of: fn(&(f64, f64)) -> f64) -> Range<f64> {
-    let (lowest, highest) = (values(curves, of).fold(f64::INFINITY, f64::min), values(curves, of).fold(0.0, f64::max));
-    // A hair more on both sides, or the axis leaves its ends unlabelled.
-    0.999 * 10f64.powf(lowest.log10().floor())..10f64.powf((1.001 * highest).log10().ceil())
-}
-
-fn whole(x: f64) -> String {
-    if x.fract() == 0.0 { format!("{x:.0}") } else { String::new() }
-}
-
-fn plain(x: f64) -> String {
-    format!("{x}")
-}
-
-fn short(x: f64) -> String {
-    match x {
-        0.0 => "0".to_owned(),
-        _ if (1e-2..1e4).contains(&x.abs()) => format!("{}", (x * 1e6).round() / 1e6),
-        _ => {
-            let text = format!("{x:.2e}");
-            let (digits, exponent) = text.split_once('e').unwrap_or((&text, "0"));
-            format!("{}e{exponent}", digits.trim_end_matches('0').trim_end_matches('.'))
-        }
+    /// A logarithm over the decades that hold all values.
+    pub fn decades(label: &'static str, format: fn(f64) -> String, values: impl Iterator<Item = f64>) -> Self {
+        let above = |x: &f64| *x > 0.0 && x.is_finite();
+        let (lowest, highest) =
+            values.filter(above).fold((f64::INFINITY, 0.0f64), |(low, high), x| (low.min(x), high.max(x)));
+        let (lowest, highest) = if lowest <= highest { (lowest, highest) } else { (0.1, 1.0) };
+        // A hair more on both sides, or the axis leaves its ends unlabelled.
+        let range = 0.999 * 10f64.powf(lowest.log10().floor())..10f64.powf((1.001 * highest).log10().ceil());
+        Self { label, format, range, log: true }
     }
 }
 
-/// What an axis is called, and how it writes a value.
-type Axis = (&'static str, fn(f64) -> String);
-
-struct Panel<'a> {
-    title: &'a str,
-    x: Axis,
-    y: Axis,
-    legend: SeriesLabelPosition,
+/// A picture of curves over two axes.
+#[derive(Debug, Clone)]
+pub struct Chart {
+    pub title: String,
+    pub x: Axis,
+    pub y: Axis,
+    pub curves: Vec<Curve>,
+    pub legend: Corner,
 }
 
-impl Panel<'_> {
-    fn draw<X, Y>(&self, area: &Area<'_>, x: X, y: Y, curves: &[Curve]) -> Drawn
+impl Chart {
+    /// The chart by itself.
+    pub fn svg(&self, size: (u32, u32)) -> Result<String> {
+        grid(std::slice::from_ref(self), 1, size)
+    }
+
+    fn draw(&self, area: &Area<'_>) -> Drawn {
+        let (x, y) = (self.x.range.clone(), self.y.range.clone());
+        match (self.x.log, self.y.log) {
+            (false, false) => self.draw_on(area, x, y),
+            (false, true) => self.draw_on(area, x, y.log_scale()),
+            (true, false) => self.draw_on(area, x.log_scale(), y),
+            (true, true) => self.draw_on(area, x.log_scale(), y.log_scale()),
+        }
+    }
+
+    fn draw_on<X, Y>(&self, area: &Area<'_>, x: X, y: Y) -> Drawn
     where
         X: AsRangedCoord<Value = f64>,
         X::CoordDescType: ValueFormatter<f64>,
@@ -180,7 +131,7 @@ impl Panel<'_> {
         Y::CoordDescType: ValueFormatter<f64>,
     {
         let mut chart = ChartBuilder::on(area)
-            .caption(self.title, (FONT, 22))
+            .caption(&self.title, (FONT, 22))
             .margin(12)
             .margin_right(20)
             .x_label_area_size(45)
@@ -188,34 +139,35 @@ impl Panel<'_> {
             .build_cartesian_2d(x, y)?;
         chart
             .configure_mesh()
-            .x_desc(self.x.0)
-            .y_desc(self.y.0)
+            .x_desc(self.x.label)
+            .y_desc(self.y.label)
             .x_labels(8)
-            .x_label_formatter(&|x| self.x.1(*x))
-            .y_label_formatter(&|y| self.y.1(*y))
+            .x_label_formatter(&|x| (self.x.format)(*x))
+            .y_label_formatter(&|y| (self.y.format)(*y))
             .label_style((FONT, 14))
             .axis_desc_style((FONT, 15))
             .bold_line_style(GRID)
             .light_line_style(WHITE)
             .draw()?;
-        for Curve { name, colour, points, dashed, marked } in curves {
+        for Curve { name, colour, points, stroke, marked } in &self.curves {
             let style = colour.stroke_width(2);
             if *marked {
                 chart.draw_series(points.iter().map(|point| Circle::new(*point, 3, colour.filled())))?;
             }
-            if *dashed {
-                chart.draw_series(DashedLineSeries::new(points.iter().copied(), 6, 5, style))?.label(name).legend(
-                    move |at| {
-                        let dash = |from, to| PathElement::new([(from, 0), (to, 0)], style);
-                        EmptyElement::at(at) + dash(0, 8) + dash(14, 22)
-                    },
-                );
-            } else {
-                chart
-                    .draw_series(LineSeries::new(points.iter().copied(), style))?
-                    .label(name)
-                    .legend(move |(x, y)| PathElement::new([(x, y), (x + 22, y)], style));
+            let line = move |from: i32, to: i32| PathElement::new([(from, 0), (to, 0)], style);
+            let drawn = match stroke {
+                Stroke::Solid => chart.draw_series(LineSeries::new(points.iter().copied(), style))?,
+                Stroke::Dashed => chart.draw_series(DashedLineSeries::new(points.iter().copied(), 6, 5, style))?,
+                Stroke::Crosses => chart.draw_series(points.iter().map(|point| Cross::new(*point, 5, style)))?,
+            };
+            if name.is_empty() {
+                continue;
             }
+            match stroke {
+                Stroke::Solid => drawn.label(name).legend(move |at| EmptyElement::at(at) + line(0, 22)),
+                Stroke::Dashed => drawn.label(name).legend(move |at| EmptyElement::at(at) + line(0, 8) + line(14, 22)),
+                Stroke::Crosses => drawn.label(name).legend(move |(x, y)| Cross::new((x + 11, y), 5, style)),
+            };
         }
         chart
             .configure_series_labels()
@@ -223,9 +175,76 @@ impl Panel<'_> {
             .legend_area_size(28)
             .margin(12)
             .label_font((FONT, 15))
-            .background_style(WHITE)
+            .background_style(WHITE.mix(0.85))
             .border_style(GRID)
             .draw()?;
         Ok(())
+    }
+}
+
+/// Charts in rows of so many, each of that size.
+pub fn grid(charts: &[Chart], columns: usize, (width, height): (u32, u32)) -> Result<String> {
+    let rows = charts.len().div_ceil(columns);
+    let mut svg = String::new();
+    let mut draw = || -> Drawn {
+        let root =
+            SVGBackend::with_string(&mut svg, (width * columns as u32, height * rows as u32)).into_drawing_area();
+        root.fill(&WHITE)?;
+        for (area, chart) in root.split_evenly((rows, columns)).iter().zip(charts) {
+            chart.draw(area)?;
+        }
+        root.present()?;
+        Ok(())
+    };
+    draw().map_err(|e| Error::failed(format!("drawing the plot: {e}")))?;
+    Ok(svg)
+}
+
+/// The learning rate over the steps.
+pub fn learning_rate(curve: Curve) -> Chart {
+    let last = curve.points.iter().map(|p| p.0).fold(1.0, f64::max);
+    let highest = curve.points.iter().map(|p| p.1).filter(|lr| lr.is_finite()).fold(0.0, f64::max);
+    let top = if highest > 0.0 { 1.05 * highest } else { 1.0 };
+    Chart {
+        title: "Learning rate".to_owned(),
+        x: Axis::linear("t (steps taken so far)", whole, 0.0..last),
+        y: Axis::linear("learning rate", short, 0.0..top),
+        curves: vec![curve],
+        legend: Corner::UpperRight,
+    }
+}
+
+/// One picture beside another, each of curves over a logarithm on both axes.
+pub fn log_log(panels: Vec<(String, Vec<Curve>)>, x: &'static str, y: &'static str) -> Result<String> {
+    let all: Vec<_> = panels.iter().flat_map(|(_, curves)| curves).flat_map(|c| c.points.clone()).collect();
+    // All alike, so that they compare.
+    let (across, up) =
+        (Axis::decades(x, short, all.iter().map(|p| p.0)), Axis::decades(y, plain, all.iter().map(|p| p.1)));
+    let chart = |(title, curves)| Chart { title, curves, x: across.clone(), y: up.clone(), legend: Corner::LowerRight };
+    let charts: Vec<_> = panels.into_iter().map(chart).collect();
+    grid(&charts, charts.len().clamp(1, 2), (520, 440))
+}
+
+/// Whole numbers; nothing in between.
+pub fn whole(x: f64) -> String {
+    if x.fract() == 0.0 { format!("{x:.0}") } else { String::new() }
+}
+
+/// All digits.
+pub fn plain(x: f64) -> String {
+    format!("{x}")
+}
+
+/// Few digits, with an exponent where there would be many zeros.
+pub fn short(x: f64) -> String {
+    match x {
+        0.0 => "0".to_owned(),
+        _ if (1e-2..1e4).contains(&x.abs()) => format!("{}", (x * 1e6).round() / 1e6),
+        _ => {
+            let text = format!("{x:.2e}");
+            let (digits, exponent) = text.split_once('e').unwrap_or((&text, "0"));
+            let digits = if digits.contains('.') { digits.trim_end_matches('0').trim_end_matches('.') } else { digits };
+            format!("{digits}e{exponent}")
+        }
     }
 }

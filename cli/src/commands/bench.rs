@@ -283,7 +283,7 @@ fn draw(rows: &[Row]) -> Result<String> {
         let title = format!("{} on the {}", key.0, if key.1 { "GPU" } else { "CPU" });
         panels.push((title, curves(&own)));
     }
-    plot::log_log(&panels, "elements", "memory traffic (GB/s)")
+    plot::log_log(panels, "elements", "memory traffic (GB/s)")
 }
 
 /// Steps by configuration and number of tensors, and the streams of the configurations.
@@ -297,7 +297,7 @@ fn curves(rows: &[&Row]) -> Vec<Curve> {
         points.sort_by(|a, b| a.0.total_cmp(&b.0));
         points
     };
-    let colours = [plot::BLUE, plot::ORANGE, plot::SKY, plot::AMBER, plot::GREEN, plot::PURPLE];
+    let colours = plot::PALETTE;
     let kinds = tensors.iter().flat_map(|count| [("default", *count), ("propagate", *count)]);
     let steps = kinds.zip(colours.iter().cycle()).map(|((config, count), colour)| {
         let plural = if count == 1 { "" } else { "s" };

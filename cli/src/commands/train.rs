@@ -5,8 +5,6 @@ use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};
-use wgpu_optim::rules::AdamW;
-use wgpu_optim::schedule::Cosine;
 use wgpu_optim::step::Plan;
 use wgpu_optim::{Gpu, Health, OptimizerConfig};
 
@@ -19,7 +17,7 @@ use crate::network::{self, Score};
 use crate::output::{self, Outputs};
 use crate::progress::{Progress, Verbosity};
 use crate::saving::{Course, Resumed, Saver};
-use crate::{input, plot, tensor_file};
+use crate::{input, plot, report, tensor_file};
 
 /// Train a small network on handwritten digits, all on the GPU
 #[derive(Debug, clap::Args)]
@@ -27,6 +25,7 @@ use crate::{input, plot, tensor_file};
 Examples:
   wgpu-optim train
   wgpu-optim train --epochs 40 --plot loss.svg --params-out digits.safetensors
+  wgpu-optim train --report run.html
   wgpu-optim train --config run.toml --seed 7 --json
   wgpu-optim train --checkpoint run.safetensors --resume run.safetensors
 
@@ -50,9 +49,12 @@ pub struct Args {
     /// Where to compute
     #[arg(long, value_enum, default_value = "auto")]
     backend: Backend,
-    /// Draw loss and accuracy over the epochs
+    /// Draw loss, accuracy and the gradients' health
     #[arg(long, value_name = "LOSS.svg")]
     plot: Option<PathBuf>,
+    /// Write a report of the run: curves, health, configuration, in one file for a browser
+    #[arg(long, value_name = "RUN.html")]
+    report: Option<PathBuf>,
     /// Where the trained parameters go
     #[arg(long, value_name = "P.safetensors")]
     params_out: Option<PathBuf>,
@@ -74,17 +76,17 @@ pub struct Args {
 
 pub fn run(args: &Args) -> Result<()> {
     let digits = Digits::load();
-    let paths = [&args.plot, &args.params_out, &args.checkpoint].into_iter().flatten().map(PathBuf::as_path);
+    let paths =
+        [&args.plot, &args.report, &args.params_out, &args.checkpoint].into_iter().flatten().map(PathBuf::as_path);
     let outputs = Outputs::new(paths)?;
-    let config = match &args.config {
-        Some(path) => {
-            let config = input::config(path)?;
-            // Whether it fits the network shows without a device.
-            Plan::new(&config, &network::specs()).map_err(|e| Error::from(e).about(path))?;
-            config
-        }
+    let text = match &args.config {
+        Some(path) => input::text(path)?,
         None => default_config(args, &digits),
     };
+    let path = args.config.as_deref().unwrap_or(Path::new("the default configuration"));
+    let config = input::parse(path, &text)?;
+    // Whether it fits the network shows without a device.
+    Plan::new(&config, &network::specs()).map_err(|e| Error::from(e).about(path))?;
     let resumed = args.resume.as_deref().map(|path| resumed(args, path, &config)).transpose()?;
     let gpu = args.backend.open()?;
     let started = Instant::now();
@@ -97,7 +99,6 @@ pub fn run(args: &Args) -> Result<()> {
     train(args, trainer.as_mut(), &digits, &mut history)?;
     let steps = trainer.steps()?;
     let params = trainer.params()?;
-    let health = trainer.health()?;
     let seconds = started.elapsed().as_secs_f64();
     if params.iter().flatten().any(|p| !p.is_finite()) {
         return Err(Error::failed("training diverged: there are parameters that are not finite"));
@@ -105,18 +106,35 @@ pub fn run(args: &Args) -> Result<()> {
 
     let mut contents = Vec::new();
     if args.plot.is_some() {
-        contents.push(plot::training(&history)?.into_bytes());
+        let charts = plot::training::all(&history, trainer.telemetry());
+        contents.push(plot::grid(&charts, 2, (500, 420))?.into_bytes());
+    }
+    if args.report.is_some() {
+        let run = report::Run {
+            config: &text,
+            place: &backend::place(gpu.as_ref()),
+            seed: args.seed,
+            batch: args.batch,
+            history: &history,
+            steps,
+            seconds,
+            telemetry: trainer.telemetry(),
+        };
+        contents.push(report::html(&run)?.into_bytes());
     }
     if args.params_out.is_some() {
         contents.push(tensor_file::serialize(&network::specs(), &params, None)?);
     }
     outputs.write(&contents)?;
-    summarize(args, &history, steps, seconds, gpu.as_ref(), health.as_ref())
+    summarize(args, &history, steps, seconds, gpu.as_ref(), trainer.telemetry().looks.last())
 }
 
-fn default_config(args: &Args, digits: &Digits) -> OptimizerConfig {
+/// Without `--config`: half a cosine over the run.
+fn default_config(args: &Args, digits: &Digits) -> String {
     let steps = network::steps(digits.training.len(), args.batch as usize) as u64 * u64::from(args.epochs);
-    OptimizerConfig::new(AdamW { lr: 5e-3, ..AdamW::default() }).schedule(Cosine { total_steps: steps, min_lr: 0.0 })
+    format!(
+        "[optimizer]\nrule = \"adamw\"\nlr = 5e-3\n\n[schedule]\nkind = \"cosine\"\ntotal_steps = {steps}\nmin_lr = 0.0\n"
+    )
 }
 
 fn trainer(args: &Args, gpu: Option<&Gpu>, config: &OptimizerConfig, digits: &Digits) -> Result<Box<dyn Trainer>> {

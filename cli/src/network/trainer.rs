@@ -2,11 +2,12 @@
 
 use ndarray::{Array2, ArrayView2, Axis};
 use wgpu_optim::cpu::{CpuOptimizer, CpuTensor};
-use wgpu_optim::{Arena, Checkpoint, Gpu, Health, HealthConfig, Optimizer, OptimizerConfig};
+use wgpu_optim::{Arena, Checkpoint, Gpu, HealthConfig, Optimizer, OptimizerConfig};
 
 use super::cpu::{self, Linear};
 use super::gpu::GpuNetwork;
 use super::readback::Readback;
+use super::telemetry::Telemetry;
 use super::{Outcome, Score, batches, specs};
 use crate::digits::{Digits, PIXELS};
 use crate::error::{Error, Result};
@@ -46,14 +47,16 @@ pub trait Trainer {
     /// Goes on from a checkpoint with parameters.
     fn resume(&mut self, checkpoint: &Checkpoint) -> Result<()>;
 
-    /// The newest look at the gradients' health, where the backend looks.
-    fn health(&mut self) -> Result<Option<Health>> {
-        Ok(None)
-    }
+    /// What the device told of the steps. Only the GPU looks at the gradients' health.
+    fn telemetry(&self) -> &Telemetry;
 }
 
 /// Steps in one submission: the device starts early, and the host does not submit each by itself.
-const SUBMISSION: usize = 64;
+/// After each, the host picks up what has arrived.
+const SUBMISSION: usize = 16;
+
+/// Looks at the gradients' health in an epoch.
+const LOOKS: usize = 3;
 
 /// Epochs submitted and not known to be done. More would only fill queues, and with small
 /// mini-batches the optimizer's table of coming steps.
@@ -66,6 +69,7 @@ pub struct GpuTrainer {
     optimizer: Optimizer,
     readbacks: [Readback; IN_FLIGHT],
     epochs: usize,
+    telemetry: Telemetry,
 }
 
 impl GpuTrainer {
@@ -86,8 +90,17 @@ impl GpuTrainer {
         let readbacks = std::array::from_fn(|_| Readback::new(gpu.device(), bytes));
         // Last: what the device refused above comes out here.
         let mut optimizer = Optimizer::new(gpu, config, arena.tensors().to_vec())?;
-        optimizer.set_health(Some(HealthConfig::default()))?;
-        Ok(Self { gpu: gpu.clone(), network, optimizer, readbacks, epochs: 0 })
+        let interval = network.training.batches().div_ceil(LOOKS) as u64;
+        optimizer.set_health(Some(HealthConfig { interval, ..HealthConfig::default() }))?;
+        let telemetry = Telemetry::default();
+        Ok(Self { gpu: gpu.clone(), network, optimizer, readbacks, epochs: 0, telemetry })
+    }
+
+    /// Picks up what has arrived.
+    fn pick_up(&mut self) -> Result<()> {
+        self.telemetry.report(self.optimizer.report()?);
+        self.telemetry.look(self.optimizer.health()?);
+        Ok(())
     }
 
     fn scores(&self, values: &[f32]) -> Epoch {
@@ -100,7 +113,8 @@ impl GpuTrainer {
 
 impl Trainer for GpuTrainer {
     fn epoch(&mut self, order: &[u32]) -> Result<Vec<Epoch>> {
-        let (device, queue) = (self.gpu.device(), self.gpu.queue());
+        let gpu = self.gpu.clone();
+        let (device, queue) = (gpu.device(), gpu.queue());
         let slot = self.epochs % IN_FLIGHT;
         let arrived = self.readbacks[slot].take(true)?;
 
@@ -113,6 +127,7 @@ impl Trainer for GpuTrainer {
                 self.optimizer.step(&mut encoder)?;
             }
             queue.submit([encoder.finish()]);
+            self.pick_up()?;
         }
         let mut encoder = device.create_command_encoder(&Default::default());
         self.network.record_judging(&mut encoder);
@@ -130,6 +145,7 @@ impl Trainer for GpuTrainer {
             if let Some(values) = self.readbacks[slot % IN_FLIGHT].take(true)? {
                 scores.push(self.scores(&values));
             }
+            self.pick_up()?;
         }
         Ok(scores)
     }
@@ -155,8 +171,8 @@ impl Trainer for GpuTrainer {
         Ok(self.optimizer.load_checkpoint(checkpoint)?)
     }
 
-    fn health(&mut self) -> Result<Option<Health>> {
-        Ok(self.optimizer.health()?.cloned())
+    fn telemetry(&self) -> &Telemetry {
+        &self.telemetry
     }
 }
 
@@ -169,6 +185,7 @@ pub struct CpuTrainer {
     held_back: Vec<u32>,
     batch: usize,
     steps: Steps,
+    telemetry: Telemetry,
 }
 
 impl CpuTrainer {
@@ -182,6 +199,7 @@ impl CpuTrainer {
             held_back: digits.held_back.clone(),
             batch,
             steps: Steps::default(),
+            telemetry: Telemetry::default(),
         })
     }
 
@@ -211,6 +229,7 @@ impl Trainer for CpuTrainer {
                 .collect();
             let report = self.optimizer.step(&mut tensors)?;
             self.steps = Steps { taken: report.steps_taken, skipped: report.steps_skipped };
+            self.telemetry.report(Some(report));
         }
         let (images, labels) = self.gather(&self.held_back);
         let held_back = Score::of(&cpu::judge(&self.network, images, &labels));
@@ -223,6 +242,10 @@ impl Trainer for CpuTrainer {
 
     fn steps(&self) -> Result<Steps> {
         Ok(self.steps)
+    }
+
+    fn telemetry(&self) -> &Telemetry {
+        &self.telemetry
     }
 
     fn checkpoint(&mut self) -> Result<Saving> {

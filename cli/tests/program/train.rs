@@ -25,7 +25,40 @@ fn a_few_epochs_recognise_most_digits() {
         for text in ["Loss", "nats", "Accuracy", "%", "epoch", "training", "held back"] {
             assert!(svg.contains(text), "the plot lacks {text:?}");
         }
+        // Only the GPU looks at the gradients' health.
+        for text in ["Gradient norm", "Update to weights", "layer1.weight", "layer3.bias"] {
+            assert_eq!(svg.contains(text), backend == "gpu", "{text:?}");
+        }
     }
+}
+
+#[test]
+fn a_report_is_one_file_that_says_everything() {
+    let folder = Folder::new();
+    let config =
+        "# <script>alert(1)</script>\n[optimizer]\nrule = \"sgd\"\nlr = 0.1\n[gradient]\nclip_global_norm = 0.5\n";
+    let config = folder.write("run.toml", config);
+    let path = folder.arg("run.html");
+    let arguments = ["train", "--config", &config, "--epochs", "3", "--report", &path, "--backend", "gpu", "--quiet"];
+    let outcome = program(&arguments, &[]);
+    assert_eq!(outcome.code, 0, "{}", outcome.stderr);
+    let html = std::fs::read_to_string(&path).unwrap();
+    let charts =
+        ["Loss", "Accuracy", "Learning rate", "Clip coefficient", "Global norm", "Gradient norm", "Update to weights"];
+    for chart in charts {
+        assert!(html.contains(&format!("aria-label=\"{chart}\"")), "the report lacks {chart:?}");
+    }
+    assert_eq!(html.matches("<svg ").count(), charts.len());
+    assert_eq!(html.matches("</svg>").count(), charts.len());
+    for text in ["held-back accuracy", "layer2.weight", "verdict", "healthy", "clip_global_norm = 0.5"] {
+        assert!(html.contains(text), "the report lacks {text:?}");
+    }
+    // Nothing is fetched and nothing runs, whatever the configuration says.
+    let foreign = html.replace("http://www.w3.org/2000/svg", "");
+    for text in ["<script", "http:", "https:", "src=", "href=", "@import", "url("] {
+        assert!(!foreign.contains(text), "the report has {text:?}");
+    }
+    assert!(html.contains("&lt;script&gt;"));
 }
 
 #[test]
