@@ -6,6 +6,7 @@ use ndarray::{ArrayD, ArrayViewD, ArrayViewMutD};
 mod evaluation;
 mod lines;
 mod passes;
+mod restructure;
 
 use passes::Scan;
 
@@ -33,8 +34,9 @@ use crate::{Error, Result};
 /// assert_eq!(w, array![0.0, 2.0].into_dyn());
 /// # Ok::<(), wgpu_optim::Error>(())
 /// ```
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct CpuOptimizer<F: Element> {
+    config: OptimizerConfig,
     plan: Plan,
     rates: Rates,
     steps_taken: u64,
@@ -110,7 +112,17 @@ impl<F: Element> CpuOptimizer<F> {
             })
             .collect();
         let loss_scale = plan.gradient.initial_scale();
-        Ok(Self { plan, rates, steps_taken: 0, steps_skipped: 0, micro_batches: 0, loss_scale, good_steps: 0, states })
+        Ok(Self {
+            config: config.clone(),
+            plan,
+            rates,
+            steps_taken: 0,
+            steps_skipped: 0,
+            micro_batches: 0,
+            loss_scale,
+            good_steps: 0,
+            states,
+        })
     }
 
     /// What the configuration came to.

@@ -87,6 +87,12 @@ pub enum Error {
         /// Rows of the table.
         rows: u64,
     },
+    /// Steps are recorded and not submitted, and would be lost.
+    #[error("{pending} steps are recorded and not submitted: submit or drop their encoders first")]
+    StepsUnderWay {
+        /// How many.
+        pending: u64,
+    },
     /// A shader did not compile. Only a rule from outside can cause this.
     #[error("the shader of rule {rule:?} is not valid:\n{reason}")]
     Shader {
@@ -125,6 +131,14 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 impl Error {
     pub(crate) fn tensor(name: &str, problem: impl Into<String>) -> Self {
         Self::Tensor { tensor: name.to_owned(), problem: problem.into() }
+    }
+
+    pub(crate) fn no_tensor(name: &str) -> Self {
+        Self::tensor(name, "there is no such tensor")
+    }
+
+    pub(crate) fn no_row(name: &str, row: u64, rows: u64) -> Self {
+        Self::tensor(name, format!("there is no row {row}: it has {rows}"))
     }
 
     /// All that does not fit in a saved state, if anything does not.

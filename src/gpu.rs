@@ -17,6 +17,8 @@ mod pipelines;
 mod readback;
 mod record;
 mod reports;
+mod restructure;
+mod row_moves;
 mod rows;
 mod slice;
 mod snapshot;

@@ -237,6 +237,17 @@ impl Layout {
         }
     }
 
+    /// Where a tensor lies, from its first element on: the window, and the piece in it.
+    pub fn pieces_of(&self, tensor: usize) -> Vec<(usize, &Piece)> {
+        let all = self.windows.iter().enumerate().flat_map(|(w, window)| window.runs.iter().map(move |run| (w, run)));
+        let mut pieces: Vec<_> = all
+            .flat_map(|(w, run)| run.pieces.iter().map(move |piece| (w, piece)))
+            .filter(|(_, piece)| piece.tensor == tensor)
+            .collect();
+        pieces.sort_by_key(|(_, piece)| piece.elements.start);
+        pieces
+    }
+
     /// A tensor's parts of a sum: the first and how many.
     pub fn partials_of(&self, tensor: usize) -> [u32; 2] {
         self.partials.get(tensor).copied().unwrap_or_default()

@@ -112,6 +112,14 @@ pub fn sums() -> Kernel {
     kernel(source, "sum_tensors", Vec::new())
 }
 
+/// The kernel that moves rows of a tensor.
+pub fn rows() -> Kernel {
+    let mut source = String::new();
+    source.push_str(file!("rows.wgsl"));
+    source.push_str(file!("workgroup.wgsl"));
+    kernel(source, "fill_rows", vec![("BLOCK", BLOCK as f64)])
+}
+
 /// The kernel that decides a step.
 pub fn prepare(plan: &Plan) -> Kernel {
     let gradient = &plan.gradient;

@@ -115,6 +115,7 @@ fn kernels() -> Vec<(String, Kernel)> {
     };
     add("sums".to_owned(), shader::sums());
     add("fold lines".to_owned(), shader::fold_lines());
+    add("rows".to_owned(), shader::rows());
     for rule in rules::all() {
         for variation in variations(rule.as_ref()) {
             for (index, gradient) in conditionings(rule.name() == "adamw").into_iter().enumerate() {

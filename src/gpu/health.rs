@@ -28,6 +28,10 @@ impl Monitor {
         Ok(Self { config, recorded: 0, mailbox, watch: tables.watch(gpu, plan)?, latest: None })
     }
 
+    pub fn config(&self) -> &HealthConfig {
+        &self.config
+    }
+
     /// Counts a recorded step, and says whether to look at it.
     pub fn is_due(&mut self) -> bool {
         self.recorded += 1;

@@ -30,6 +30,7 @@ use crate::{Error, Result};
 #[derive(Debug)]
 pub struct Optimizer {
     pub(super) gpu: Gpu,
+    pub(super) config: OptimizerConfig,
     pub(super) plan: Arc<Plan>,
     pub(super) rates: Rates,
     pub(super) layout: Arc<Layout>,
@@ -43,8 +44,8 @@ pub struct Optimizer {
     /// The dispatches of a step and the tensors without a gradient, until a gradient is bound
     /// elsewhere.
     bound: Option<Bound>,
-    zero_gradients: bool,
-    monitor: Option<Monitor>,
+    pub(super) zero_gradients: bool,
+    pub(super) monitor: Option<Monitor>,
     pub(super) evaluation: Evaluation,
     pub(super) reports: Reports,
     pub(super) latest: Option<Snapshot>,
@@ -77,6 +78,7 @@ impl Optimizer {
             reports: Reports::new(gpu, tables::control_bytes(&plan))?,
             kernels: Kernels::new(gpu, &plan)?,
             gpu: gpu.clone(),
+            config: config.clone(),
             plan: Arc::new(plan),
             rates,
             layout: Arc::new(layout),
@@ -194,7 +196,7 @@ impl Optimizer {
         let control = Source { buffer: self.tables.control.clone(), offset: 0, size: self.tables.control.size() };
         let parts = self.gpu.download(&[control])?.wait()?;
         self.collect()?;
-        let snapshot = Snapshot::of(&parts[0], self.step_table.needs_counts());
+        let snapshot = Snapshot::of(&parts[0], true);
         self.take(snapshot.clone());
         Ok(snapshot)
     }

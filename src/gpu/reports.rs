@@ -64,6 +64,11 @@ impl Snapshot {
         Self { control: bytemuck::pod_read_unaligned(head), counts }
     }
 
+    /// The word of a tensor in what follows all tensors' counts; 0 where nothing does.
+    pub fn word_after_counts(&self, tensors: usize, tensor: usize) -> u32 {
+        self.counts.as_ref().and_then(|words| words.get(tensors + tensor)).copied().unwrap_or(0)
+    }
+
     /// Steps that the device has executed: taken, skipped or only accumulated.
     pub fn executed(&self) -> u64 {
         [self.control.taken, self.control.skipped, self.control.accumulated].map(u64::from).iter().sum()

@@ -217,5 +217,27 @@ pub struct RatesRow {
     pub spare: [u32; 2],
 }
 
+/// `Stretch` of `shaders/rows.wgsl`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+pub struct Stretch {
+    pub first: u32,
+    pub count: u32,
+    pub base: u32,
+    pub elements: u32,
+}
+
+/// `Rows` of `shaders/rows.wgsl`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+pub struct Rows {
+    pub old: Stretch,
+    pub fresh: Stretch,
+    pub width: u32,
+    pub slots: u32,
+    pub spare: [u32; 2],
+    pub initial: [f32; 8],
+}
+
 /// Words of one step's scalars in the step table.
 pub const ROW_WORDS: usize = SCALARS;

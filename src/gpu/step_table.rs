@@ -205,6 +205,14 @@ impl StepTable {
         Ok(Some(self.lanes() - 1))
     }
 
+    /// Whether every step recorded so far is done or dropped, as far as is known.
+    pub fn check_idle(&self, dropped: u64) -> Result<()> {
+        match self.ahead(dropped) {
+            0 => Ok(()),
+            pending => Err(Error::StepsUnderWay { pending }),
+        }
+    }
+
     /// Whether tensors could have lanes of their own now.
     pub fn check_lanes(&self, dropped: u64) -> Result<()> {
         let pending = self.ahead(dropped);

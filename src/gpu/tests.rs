@@ -4,7 +4,7 @@
 use naga::{AddressSpace, ScalarKind, StorageAccess, TypeInner};
 
 use super::pipelines::{Bindings, Kind};
-use super::{bindings, by_line, lines, rows, tables};
+use super::{bindings, by_line, lines, row_moves, rows, tables};
 use crate::gradient::{GradientConfig, NORM_EPS, UNIT_EPS};
 use crate::layout::BLOCK;
 use crate::rule::Rule;
@@ -34,6 +34,9 @@ impl Numbers for i32 {
 }
 impl Numbers for f32 {
     const KIND: ScalarKind = ScalarKind::Float;
+}
+impl Numbers for rows::Stretch {
+    const KIND: ScalarKind = ScalarKind::Uint;
 }
 impl<T: Numbers, const N: usize> Numbers for [T; N] {
     const KIND: ScalarKind = T::KIND;
@@ -133,6 +136,7 @@ fn scalar_kind(module: &naga::Module, ty: naga::Handle<naga::Type>) -> ScalarKin
     match module.types[ty].inner {
         TypeInner::Scalar(scalar) | TypeInner::Vector { scalar, .. } => scalar.kind,
         TypeInner::Array { base, .. } => scalar_kind(module, base),
+        TypeInner::Struct { ref members, .. } => scalar_kind(module, members[0].ty),
         ref other => panic!("{other:?} in a row"),
     }
 }
@@ -223,6 +227,8 @@ fn rows_equal_the_structs_of_every_kernel() {
     let partial = members!(Partial { small, middle, large, largest, count, zeros, spare });
     let lane = members!(Lane { lr, lr_decoupled, coupled, in_ratio, sign, unscale, ema_weight, spare, scalars });
     let verdict = members!(Verdict { action, lane, exponent, coefficient, elements, share, spare });
+    let stretch = members!(Stretch { first, count, base, elements });
+    let moved_rows = members!(Rows { old, fresh, width, slots, spare, initial });
 
     let line_set = members!(LineSet {
         tensor,
@@ -272,6 +278,7 @@ fn rows_equal_the_structs_of_every_kernel() {
         shader::sum_lines(gradient, ByLine::Gradients),
         shader::sum_lines(gradient, ByLine::Rows),
         shader::fold_lines(),
+        shader::rows(),
     ];
     let mut seen = std::collections::BTreeMap::<&str, usize>::new();
     for kernel in &kernels {
@@ -287,6 +294,8 @@ fn rows_equal_the_structs_of_every_kernel() {
             ("Verdict", &verdict),
             ("LineSet", &line_set),
             ("LineJob", &line_job),
+            ("Stretch", &stretch),
+            ("Rows", &moved_rows),
         ] {
             if module.types.iter().any(|(_, ty)| ty.name.as_deref() == Some(name)) {
                 assert_eq!(&reflect(&module, name), expected, "{name} of {}", kernel.entry);
@@ -294,7 +303,7 @@ fn rows_equal_the_structs_of_every_kernel() {
             }
         }
     }
-    assert_eq!(seen.len(), 10, "{seen:?}");
+    assert_eq!(seen.len(), 12, "{seen:?}");
 }
 
 #[test]
@@ -352,6 +361,7 @@ fn kernels_bind_what_the_layouts_declare() {
     assert_eq!(bound(&prepare, 0), tables::prepare_bindings());
     let sums = module(&shader::sums());
     assert_eq!(bound(&sums, 0), tables::sum_bindings());
+    assert_eq!(bound(&module(&shader::rows()), 0), row_moves::rows_bindings());
     // With and without state: every rule as it is, and sgd, which keeps none.
     assert!(rules::all().iter().any(|r| variant(r.as_ref()).kept_count() == 0));
     for rule in rules::all() {

@@ -94,9 +94,7 @@ impl Optimizer {
         let before = self.sync()?;
         let saved: Vec<_> = self.tensors.iter().map(|t| state.tensor(&t.spec.name)).collect();
         let counts: Vec<u32> = saved.iter().map(|s| s.map_or(0, |s| s.steps as u32)).collect();
-        let behind: Vec<_> =
-            (0..counts.len()).filter(|t| self.plan.is_live(*t) && u64::from(counts[*t]) != state.steps_taken).collect();
-        if !behind.is_empty() {
+        if !self.behind(state, &counts).is_empty() {
             self.step_table.check_lanes(self.reports.dropped())?;
         }
 
@@ -128,6 +126,22 @@ impl Optimizer {
                 }
             }
         }
+        let sums: Vec<_> = saved.iter().map(|s| s.map_or(0.0, |s| s.weight_sum as f32)).collect();
+        self.add_counts(&mut upload, state, &counts, &sums)?;
+        upload.submit()?;
+
+        self.rates.resume(state.rates.as_ref(), state.plateau);
+        self.restart(state, &counts, before.executed())
+    }
+
+    /// Plans to write the control block: the state's counts and those of the tensors, and their Σγ².
+    pub(super) fn add_counts(
+        &self,
+        upload: &mut Upload<'_>,
+        state: &OptimizerState,
+        counts: &[u32],
+        sums: &[f32],
+    ) -> Result<()> {
         let loss_scale = self.plan.gradient.resumed_scale(state.loss_scale);
         let head = Control {
             taken: state.steps_taken as u32,
@@ -141,20 +155,27 @@ impl Optimizer {
         upload.add(&self.tables.loss_scale, 0, bytemuck::bytes_of(&head.loss_scale))?;
         upload.add(&self.tables.control, 0, bytemuck::bytes_of(&head))?;
         let counts_at = size_of::<Control>() as u64;
-        upload.add(&self.tables.control, counts_at, bytemuck::cast_slice(&counts))?;
+        upload.add(&self.tables.control, counts_at, bytemuck::cast_slice(counts))?;
         if self.plan.averages() {
-            let sums: Vec<_> = saved.iter().map(|s| s.map_or(0.0, |s| s.weight_sum as f32)).collect();
-            upload.add(&self.tables.control, counts_at + 4 * counts.len() as u64, bytemuck::cast_slice(&sums))?;
+            upload.add(&self.tables.control, counts_at + 4 * counts.len() as u64, bytemuck::cast_slice(sums))?;
         }
-        upload.submit()?;
+        Ok(())
+    }
 
-        self.rates.resume(state.rates.as_ref(), state.plateau);
+    /// Goes on from counts that were written while nothing was under way.
+    pub(super) fn restart(&mut self, state: &OptimizerState, counts: &[u32], executed_before: u64) -> Result<()> {
         self.latest = None;
         self.reports.forget();
         self.step_table.rates_changed(&self.gpu, &self.rates)?;
-        self.step_table.restart(&self.gpu, &self.plan, &self.rates, state, &counts, before.executed())?;
+        self.step_table.restart(&self.gpu, &self.plan, &self.rates, state, counts, executed_before)?;
         // A tensor that is behind follows its own count.
-        behind.into_iter().try_for_each(|tensor| self.own_lane(tensor, Some(counts[tensor])))
+        self.behind(state, counts).into_iter().try_for_each(|tensor| self.own_lane(tensor, Some(counts[tensor])))
+    }
+
+    /// Tensors that have not taken every step.
+    fn behind(&self, state: &OptimizerState, counts: &[u32]) -> Vec<usize> {
+        let lags = |t: &usize| self.plan.is_live(*t) && u64::from(counts[*t]) != state.steps_taken;
+        (0..counts.len()).filter(lags).collect()
     }
 }
 
@@ -227,7 +248,7 @@ pub fn decode_state(plan: &Plan, layout: &Layout, rates: &SavedRates, parts: &[V
 }
 
 /// Where a tensor's means by row and by column are, in words; nowhere if it has none.
-fn factors_at(plan: &Plan, headers: &[LineHeader], tensor: usize) -> impl Iterator<Item = u32> {
+pub fn factors_at(plan: &Plan, headers: &[LineHeader], tensor: usize) -> impl Iterator<Item = u32> {
     let factored = plan.is_live(tensor) && plan.factored(tensor).is_some();
     let header = factored.then(|| headers[tensor]);
     header.into_iter().flat_map(|header| [header.rows_at, header.columns_at])

@@ -36,6 +36,11 @@ impl<F: Element> Run<F> {
         }
     }
 
+    /// Other tensors from now on.
+    pub fn set_specs(&mut self, specs: &[TensorSpec]) {
+        self.shapes = specs.iter().map(|s| s.shape.iter().map(|n| *n as usize).collect()).collect();
+    }
+
     pub fn step(&mut self, gradients: &[Option<Vec<F>>]) -> Report {
         let mut tensors: Vec<_> = self
             .params

@@ -1,0 +1,232 @@
+//! Other tensors, other groups, other rows: the state follows, on the GPU.
+
+use std::collections::{HashMap, HashSet};
+
+use super::optimizer::Optimizer;
+use super::reports::Snapshot;
+use super::row_moves::{NEW, RowMove, Side};
+use super::slice::Tensor;
+use super::transfer;
+use super::upload::Upload;
+use crate::config::OptimizerConfig;
+use crate::state::OptimizerState;
+use crate::{Error, Result};
+
+/// A stretch of state to copy: window and word, in the old and in the new, and words.
+#[derive(Debug, Clone, Copy)]
+struct Copy {
+    from: (usize, usize),
+    to: (usize, usize),
+    words: usize,
+}
+
+impl Optimizer {
+    /// Takes tensors in, after those that are there. Their state starts anew and their count of steps at 0, so
+    /// that bias corrections are those of a first step. All others go on as if nothing had happened.
+    ///
+    /// This waits for the device, and allocates and copies the state of all tensors.
+    ///
+    /// # Errors
+    /// As [`Optimizer::new`]; [`Error::StepsUnderWay`]; or the device fails. Nothing is changed then.
+    pub fn add_tensors(&mut self, tensors: impl IntoIterator<Item = Tensor>) -> Result<()> {
+        let tensors = self.tensors.iter().cloned().chain(tensors).collect();
+        self.rebuild(&self.config.clone(), tensors, None)
+    }
+
+    /// Lets tensors go, their state with them. Places of those that stay close up.
+    ///
+    /// # Errors
+    /// There is no such tensor; a group is left without any; as [`Optimizer::add_tensors`]. Nothing is changed
+    /// then.
+    pub fn remove_tensors(&mut self, names: &[&str]) -> Result<()> {
+        for name in names {
+            self.plan.tensor_named(name).ok_or_else(|| Error::no_tensor(name))?;
+        }
+        let stays = |t: &&Tensor| !names.contains(&t.spec.name.as_str());
+        let tensors = self.tensors.iter().filter(stays).cloned().collect();
+        self.rebuild(&self.config.clone(), tensors, None)
+    }
+
+    /// Goes on with another configuration, and so with other groups, and with other tensors where both must
+    /// change at once. The state of a tensor follows where its rule is the same: by name, slot by slot. A tensor
+    /// that changes its rule starts anew. Rates set at run time give way to the new configuration's.
+    ///
+    /// # Errors
+    /// `[ema]` is new, and there are steps whose weights it would lack; as [`Optimizer::add_tensors`]. Nothing
+    /// is changed then.
+    pub fn reconfigure(&mut self, config: &OptimizerConfig, tensors: impl IntoIterator<Item = Tensor>) -> Result<()> {
+        self.rebuild(config, tensors.into_iter().collect(), None)
+    }
+
+    /// Replaces a tensor by one of the same name with other rows, along the first dimension, in other memory: new
+    /// row `i` is the old row `rows[i]`, with all its slots, or a new one where that is `None`, with parameters
+    /// of 0 and slots as they start. So rows are gathered, dropped, repeated and appended. The tensor's count of
+    /// steps stays.
+    ///
+    /// # Errors
+    /// There is no such tensor, it is frozen, or its rows are not of that length; an old row does not exist; the
+    /// new memory overlaps that of any tensor; as [`Optimizer::add_tensors`]. Nothing is changed then.
+    pub fn set_rows(&mut self, tensor: Tensor, rows: &[Option<u32>]) -> Result<()> {
+        let index = self.plan.live_tensor(&tensor.spec.name)?;
+        let sources = self.plan.tensors[index].row_sources(&tensor.spec, rows)?;
+        let old = &self.tensors[index].params;
+        if old.buffer == tensor.params.buffer && old.offset < tensor.params.end() && tensor.params.offset < old.end() {
+            let name = tensor.spec.name;
+            return Err(Error::Overlap { first: name.clone(), second: name, what: "old and new parameters" });
+        }
+        let mut tensors = self.tensors.clone();
+        tensors[index] = tensor;
+        self.rebuild(&self.config.clone(), tensors, Some((index, sources)))
+    }
+
+    fn rebuild(
+        &mut self,
+        config: &OptimizerConfig,
+        tensors: Vec<Tensor>,
+        moved: Option<(usize, Vec<u32>)>,
+    ) -> Result<()> {
+        self.check_training("a change of tensors")?;
+        let before = self.sync()?;
+        self.step_table.check_idle(self.reports.dropped())?;
+        let state = self.head_of(&before);
+        let mut next = Self::new(&self.gpu, config, tensors)?;
+        let old = self.plan.kept_in(&next.plan, moved.as_ref().map(|(t, _)| *t))?;
+        let goes_on = old.iter().any(Option::is_some);
+        self.plan.check_change(&next.plan, state.steps_taken, state.micro_batches, goes_on)?;
+        next.set_zero_gradients(self.zero_gradients)?;
+        next.set_health(self.monitor.as_ref().map(|m| m.config().clone()))?;
+
+        let counts_of = |t: &Option<usize>| t.map_or(0, |t| before.counts.as_ref().map_or(0, |counts| counts[t]));
+        let counts: Vec<u32> = old.iter().map(counts_of).collect();
+        let sum_of =
+            |t: &Option<usize>| t.map_or(0.0, |t| f32::from_bits(before.word_after_counts(self.tensors.len(), t)));
+        let sums: Vec<f32> = old.iter().map(sum_of).collect();
+        let mut upload = Upload::new(&next.gpu);
+        next.add_counts(&mut upload, &state, &counts, &sums)?;
+        let row_moves = moved.as_ref().map(|(t, sources)| self.move_rows(&next, *t, sources)).transpose()?;
+        let copies = self.copies(&next, &old, moved.as_ref().map(|(t, _)| *t));
+        let factors = self.factor_copies(&next, &old, moved.as_ref());
+
+        // All that can fail for want of memory has its memory.
+        upload.submit()?;
+        self.gpu.scoped("a change of tensors", |device| -> Result<()> {
+            let descriptor = wgpu::CommandEncoderDescriptor { label: Some("change of tensors") };
+            let mut encoder = device.create_command_encoder(&descriptor);
+            for Copy { from, to, words } in copies {
+                if let (Some(source), Some(target)) = (&self.windows[from.0].state, &next.windows[to.0].state) {
+                    let [from, to, size] = [from.1, to.1, words].map(|n| n as u64 * 4);
+                    encoder.copy_buffer_to_buffer(source, from, target, to, size);
+                }
+            }
+            if let (Some(source), Some(target)) = (&self.tables.lines, &next.tables.lines) {
+                for [from, to, words] in factors {
+                    encoder.copy_buffer_to_buffer(&source.values, from * 4, &target.values, to * 4, words * 4);
+                }
+            }
+            row_moves.iter().try_for_each(|moves| moves.record(&mut encoder))?;
+            self.gpu.queue().submit([encoder.finish()]);
+            Ok(())
+        })??;
+        drop(row_moves);
+        next.rates = match self.plan.same_groups(&next.plan) {
+            true => self.rates.clone(),
+            false => next.rates,
+        };
+        next.rates.resume(next.rates.state().as_ref(), self.rates.plateau());
+        next.restart(&state, &counts, 0)?;
+        *self = next;
+        Ok(())
+    }
+
+    /// The state without its tensors.
+    fn head_of(&self, snapshot: &Snapshot) -> OptimizerState {
+        let control = &snapshot.control;
+        OptimizerState {
+            steps_taken: control.taken.into(),
+            steps_skipped: control.skipped.into(),
+            micro_batches: control.micro.into(),
+            loss_scale: control.loss_scale.into(),
+            good_steps: control.good_steps.into(),
+            ..OptimizerState::default()
+        }
+    }
+
+    /// What of the old means by row and by column goes where in the new: words from, to, and how many.
+    fn factor_copies(&self, next: &Self, old: &[Option<usize>], moved: Option<&(usize, Vec<u32>)>) -> Vec<[u64; 3]> {
+        let places = |optimizer: &Self, tensor: usize| -> Vec<u64> {
+            let lines = optimizer.tables.lines.iter();
+            let places = lines.flat_map(|l| transfer::factors_at(&optimizer.plan, &l.tables.headers, tensor));
+            places.map(u64::from).collect()
+        };
+        let mut copies: Vec<[u64; 3]> = Vec::new();
+        let mut add = |from: u64, to: u64, words: u64| match copies.last_mut() {
+            Some(last) if last[0] + last[2] == from && last[1] + last[2] == to => last[2] += words,
+            _ => copies.push([from, to, words]),
+        };
+        for (tensor, source) in old.iter().enumerate() {
+            let Some(source) = source else { continue };
+            let (from, to) = (places(self, *source), places(next, tensor));
+            let elements = next.plan.slots_of(tensor).into_iter().skip(next.plan.variant_of(tensor).kept_count());
+            let widths = next.plan.factor_widths(tensor);
+            for (((from, to), slot), width) in from.into_iter().zip(to).zip(elements).zip(widths) {
+                match (moved.filter(|(t, _)| *t == tensor), width) {
+                    (Some((_, rows)), Some(width)) => {
+                        for (row, source) in (0u64..).zip(rows).filter(|(_, source)| **source != NEW) {
+                            add(from + u64::from(*source) * width, to + row * width, width);
+                        }
+                    }
+                    _ => add(from, to, slot.elements()),
+                }
+            }
+        }
+        copies
+    }
+
+    fn move_rows<'a>(&'a self, next: &Self, tensor: usize, sources: &[u32]) -> Result<RowMove<'a>> {
+        let (old, fresh) = (&self.plan.tensors[tensor], &next.plan.tensors[tensor]);
+        let (_, width) = fresh.rows()?;
+        let sources = if sources.is_empty() { &[NEW] } else { sources };
+        let largest = old.elements.max(fresh.elements);
+        let mut moved = RowMove::new(&self.gpu, &fresh.spec.name, sources, width, largest)?;
+        let from = Side { layout: &self.layout, windows: &self.windows, tensor, elements: old.elements };
+        let to = Side { layout: &next.layout, windows: &next.windows, tensor, elements: fresh.elements };
+        moved.add(Some(from), to, &next.plan.initial_of(tensor))?;
+        Ok(moved)
+    }
+
+    /// What of the old state goes where in the new, in as few stretches as can be.
+    fn copies(&self, next: &Self, old: &[Option<usize>], moved: Option<usize>) -> Vec<Copy> {
+        // By tensor, slot and first element: window and word.
+        let mut places = HashMap::new();
+        for window in 0..self.layout.windows.len() {
+            self.layout.for_each_state(window, |tensor, slot, elements, words| {
+                places.insert((tensor, slot, elements.start), (window, words.start));
+            });
+        }
+        let kept: HashSet<usize> = old.iter().flatten().copied().collect();
+        places.retain(|(tensor, ..), _| kept.contains(tensor));
+        let mut copies: Vec<Copy> = Vec::new();
+        for window in 0..next.layout.windows.len() {
+            next.layout.for_each_state(window, |tensor, slot, elements, words| {
+                let Some(source) = old[tensor].filter(|_| moved != Some(tensor)) else { return };
+                let name = next.plan.variant_of(tensor).kept().nth(slot).map(|s| s.name);
+                let Some(slot) = self.plan.variant_of(source).kept().position(|s| Some(s.name) == name) else {
+                    return;
+                };
+                let Some(from) = places.get(&(source, slot, elements.start)).copied() else { return };
+                let copy = Copy { from, to: (window, words.start), words: words.len() };
+                match copies.last_mut() {
+                    Some(last) if last.continues_with(&copy) => last.words += copy.words,
+                    _ => copies.push(copy),
+                }
+            });
+        }
+        copies
+    }
+}
+
+impl Copy {
+    fn continues_with(&self, next: &Self) -> bool {
+        (self.from.0, self.from.1 + self.words) == next.from && (self.to.0, self.to.1 + self.words) == next.to
+    }
+}
