@@ -4,10 +4,12 @@
 use ndarray::{ArrayD, ArrayViewD, ArrayViewMutD};
 
 mod evaluation;
+mod health;
 mod lines;
 mod passes;
 mod restructure;
 
+use health::{Look, Monitor};
 use passes::Scan;
 
 use crate::config::OptimizerConfig;
@@ -45,6 +47,7 @@ pub struct CpuOptimizer<F: Element> {
     loss_scale: f64,
     good_steps: u32,
     states: Vec<SlotValues<F>>,
+    monitor: Option<Monitor>,
 }
 
 #[derive(Debug, Clone)]
@@ -122,6 +125,7 @@ impl<F: Element> CpuOptimizer<F> {
             loss_scale,
             good_steps: 0,
             states,
+            monitor: None,
         })
     }
 
@@ -184,6 +188,7 @@ impl<F: Element> CpuOptimizer<F> {
         let mut dense = dense(tensors, &mut copies, &mut self.states, &self.plan);
         let factor = self.rates.factor(self.steps_taken);
         let completes = self.micro_batches + 1 >= self.plan.gradient.accumulate;
+        let looks = self.monitor.as_mut().is_some_and(Monitor::is_due) && completes;
         self.micro_batches = if completes { 0 } else { self.micro_batches + 1 };
         if self.plan.gradient.accumulates() {
             passes::accumulate(&mut dense, &self.plan);
@@ -207,6 +212,7 @@ impl<F: Element> CpuOptimizer<F> {
             };
             report.nonfinite = scan.nonfinite;
             report.skipped = self.plan.gradient.on_nonfinite == OnNonfinite::Skip && scan.nonfinite > 0;
+            let mut look = looks.then(|| Look::at_gradients(&dense, &self.plan, unscale));
             let norm = scan.squares.sqrt();
             report.global_norm = self.plan.gradient.needs_norm().then_some(norm);
             report.clip_coefficient = self.plan.gradient.coefficient(norm);
@@ -216,8 +222,15 @@ impl<F: Element> CpuOptimizer<F> {
                 lines::clip_units(&dense, &self.plan, &mut step);
                 lines::average_lines(&mut dense, &self.plan, &mut step);
                 passes::update(&mut dense, &self.plan, step);
+                if let Some(look) = &mut look {
+                    look.at_change(&dense);
+                }
                 passes::limit(&mut dense, &self.plan);
                 passes::average(&mut dense, &self.plan);
+            }
+            if let (Some(monitor), Some(look)) = (&mut self.monitor, look) {
+                let taken = self.steps_taken + u64::from(!report.skipped);
+                monitor.conclude(look, &dense, &self.plan, taken);
             }
             if self.plan.gradient.accumulates() {
                 passes::clear_accumulated(&mut dense);

@@ -82,7 +82,7 @@ pub struct Health {
 }
 
 /// Sums over a tensor, as the passes bring them.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Seen {
     pub elements: u64,
     pub gradient_norm: f64,

@@ -5,9 +5,13 @@ mod support;
 
 use std::time::{Duration, Instant};
 
+use ndarray::{ArrayD, IxDyn};
 use support::{Numbers, arena, gpu, submit, wide};
-use wgpu_optim::rules::{AdamW, Lamb, Sgd};
-use wgpu_optim::{Arena, Gpu, Health, HealthConfig, Optimizer, OptimizerConfig, TensorSpec, Verdict};
+use wgpu_optim::cpu::{CpuOptimizer, CpuTensor};
+use wgpu_optim::rules::{Adafactor, AdamW, Lamb, Sgd};
+use wgpu_optim::{
+    Arena, Gpu, GradientConfig, Health, HealthConfig, Optimizer, OptimizerConfig, TensorHealth, TensorSpec, Verdict,
+};
 
 fn every_step() -> HealthConfig {
     HealthConfig { interval: 1, ..HealthConfig::default() }
@@ -59,14 +63,26 @@ const LIMIT: f64 = 1e-6;
 #[test]
 fn figures_are_those_of_the_gradients_and_of_the_change() {
     let sizes = [1usize, 4097, 9001];
-    let specs: Vec<_> = sizes.iter().map(|n| TensorSpec::new(format!("t{n}"), [*n as u64])).collect();
+    let shapes: [&[u64]; 3] = [&[1], &[17, 241], &[9001]];
+    let specs: Vec<_> = shapes.iter().map(|s| TensorSpec::new(format!("t{s:?}"), s.to_vec())).collect();
+    let adaptive = GradientConfig { clip_adaptive: Some(0.1), ..GradientConfig::default() };
+    let adaptive = OptimizerConfig::new(AdamW { lr: 0.1, ..AdamW::default() }).gradient(adaptive);
     for config in [
         OptimizerConfig::new(AdamW { lr: 0.1, ..AdamW::default() }),
         OptimizerConfig::new(Lamb { lr: 0.1, ..Lamb::default() }).clip_global_norm(0.5),
+        OptimizerConfig::new(Adafactor { lr: 0.1, ..Adafactor::default() }),
+        adaptive,
     ] {
         let mut numbers = Numbers::new(3);
         let params: Vec<_> = sizes.iter().map(|n| numbers.take(*n)).collect();
         let mut bench = bench(&config, &specs, &params);
+        let mut on_cpu = CpuOptimizer::<f64>::new(&config, &specs).unwrap();
+        on_cpu.set_health(Some(every_step())).unwrap();
+        let array = |values: &Vec<f32>, spec: &TensorSpec| {
+            let shape: Vec<_> = spec.shape.iter().map(|n| *n as usize).collect();
+            ArrayD::from_shape_vec(IxDyn(&shape), wide(values)).unwrap()
+        };
+        let mut cpu_params: Vec<_> = params.iter().zip(&specs).map(|(p, s)| array(p, s)).collect();
         let mut before = params.clone();
         for step in 1..=3 {
             let mut gradients: Vec<_> = sizes.iter().map(|n| numbers.take(*n)).collect();
@@ -74,6 +90,12 @@ fn figures_are_those_of_the_gradients_and_of_the_change() {
             bench.step(&specs, &gradients);
             let health = look(&mut bench.optimizer, step);
             let after = bench.optimizer.params_blocking().unwrap();
+            let arrays: Vec<_> = gradients.iter().zip(&specs).map(|(g, s)| array(g, s)).collect();
+            let mut tensors: Vec<_> =
+                cpu_params.iter_mut().zip(&arrays).map(|(p, g)| CpuTensor::new(p.view_mut(), g.view())).collect();
+            on_cpu.step(&mut tensors).unwrap();
+            let oracle = on_cpu.health().unwrap();
+            assert_eq!(oracle.steps_taken, step);
             for (t, seen) in health.tensors.iter().enumerate() {
                 let gradient = wide(&gradients[t]);
                 let close = |found: f64, expected: f64| {
@@ -87,6 +109,13 @@ fn figures_are_those_of_the_gradients_and_of_the_change() {
                 assert_eq!(seen.nonfinite, 0.0);
                 let change: Vec<_> = wide(&after[t]).iter().zip(wide(&before[t])).map(|(a, b)| a - b).collect();
                 close(seen.update_ratio.unwrap(), norm(&change) / norm(&wide(&before[t])));
+                let expected = &oracle.tensors[t];
+                close(seen.gradient_norm, expected.gradient_norm);
+                // The change of f32 weights is rounded where it is small beside them.
+                let ratio = expected.update_ratio.unwrap();
+                approx::assert_relative_eq!(seen.update_ratio.unwrap(), ratio, max_relative = 1e-4);
+                let same = |h: &TensorHealth| (h.name.clone(), h.gradient_max, h.zeros, h.nonfinite, h.verdict);
+                assert_eq!(same(seen), same(expected));
             }
             before = after;
         }

@@ -1,0 +1,110 @@
+//! Health, from passes of its own over what a step reads and changes, at an interval.
+
+use super::passes::map;
+use super::{CpuOptimizer, Dense};
+use crate::Result;
+use crate::gradient::OnNonfinite;
+use crate::health::{Health, HealthConfig, Seen};
+use crate::step::Plan;
+use crate::twin::{Around, Element, condition};
+
+/// Elements that are added up in one go.
+const SUM: usize = 1 << 12;
+
+/// When to look, and what the last look found.
+#[derive(Debug)]
+pub struct Monitor {
+    config: HealthConfig,
+    steps: u64,
+    latest: Option<Health>,
+}
+
+/// A look that is under way: the gradients, and the weights before the update.
+pub struct Look<F> {
+    seen: Vec<Seen>,
+    before: Vec<Vec<F>>,
+}
+
+impl<F: Element> CpuOptimizer<F> {
+    /// Looks at the health of gradients and updates from now on, or no longer. A look costs a read of the
+    /// gradients and a copy of the parameters, at its interval only.
+    ///
+    /// # Errors
+    /// An option of the configuration cannot be used.
+    pub fn set_health(&mut self, config: Option<HealthConfig>) -> Result<()> {
+        if let Some(config) = &config {
+            config.check().map_err(|e| e.within("health"))?;
+        }
+        self.monitor = config.map(|config| Monitor { config, steps: 0, latest: None });
+        Ok(())
+    }
+
+    /// The newest look at the tensors' health.
+    pub fn health(&self) -> Option<&Health> {
+        self.monitor.as_ref()?.latest.as_ref()
+    }
+}
+
+impl Monitor {
+    /// Counts a step, and says whether to look at it.
+    pub fn is_due(&mut self) -> bool {
+        self.steps += 1;
+        (self.steps - 1).is_multiple_of(self.config.interval)
+    }
+
+    pub fn conclude<F: Element>(&mut self, look: Look<F>, dense: &[Dense<'_, F>], plan: &Plan, steps_taken: u64) {
+        let name = |d: &Dense<'_, F>| plan.tensors[d.tensor].spec.name.clone();
+        let seen = dense.iter().map(name).zip(look.seen).collect();
+        self.latest = Some(Health::judge(&self.config, steps_taken, seen));
+    }
+}
+
+impl<F: Element> Look<F> {
+    pub fn at_gradients(dense: &[Dense<'_, F>], plan: &Plan, unscale: f64) -> Self {
+        let around = Around {
+            unscale,
+            clip_value: plan.gradient.clip_value,
+            zero_nonfinite: plan.gradient.on_nonfinite == OnNonfinite::Zero,
+            ..Around::default()
+        };
+        let seen = dense
+            .iter()
+            .map(|d| {
+                let parts = map(d.whole_gradient().chunks(SUM).collect(), |chunk| gradient_sums(chunk, &around));
+                let mut seen = Seen { elements: plan.tensors[d.tensor].elements, ..Seen::default() };
+                for part in parts {
+                    seen.gradient_norm += part.gradient_norm;
+                    seen.gradient_max = seen.gradient_max.max(part.gradient_max);
+                    seen.zeros += part.zeros;
+                    seen.nonfinite += part.nonfinite;
+                }
+                Seen { gradient_norm: seen.gradient_norm.sqrt(), ..seen }
+            })
+            .collect();
+        Self { seen, before: dense.iter().map(|d| d.params.to_vec()).collect() }
+    }
+
+    pub fn at_change(&mut self, dense: &[Dense<'_, F>]) {
+        for ((seen, before), d) in self.seen.iter_mut().zip(&self.before).zip(dense) {
+            let squares = |values: &mut dyn Iterator<Item = f64>| values.map(|x| x * x).sum::<f64>().sqrt();
+            seen.weights_norm = squares(&mut before.iter().map(|p| p.f64()));
+            seen.change_norm = squares(&mut before.iter().zip(&*d.params).map(|(old, new)| new.f64() - old.f64()));
+        }
+    }
+}
+
+/// Of a stretch; the norm still squared.
+fn gradient_sums<F: Element>(gradient: &[F], around: &Around) -> Seen {
+    let mut seen = Seen::default();
+    for &raw in gradient {
+        if raw.is_finite() {
+            let g = condition(raw, around).f64();
+            seen.gradient_norm += g * g;
+            seen.gradient_max = seen.gradient_max.max(g.abs());
+            seen.zeros += u64::from(raw == F::zero());
+        } else {
+            seen.nonfinite += 1;
+        }
+    }
+    seen
+}
