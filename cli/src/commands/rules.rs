@@ -1,6 +1,6 @@
 use serde_json::{Value, json};
-use wgpu_optim::step::Plan;
-use wgpu_optim::{Decay, OnNonfinite, OptimizerConfig, Rule, TensorSpec};
+use wgpu_optim::step::{FACTORS, Plan};
+use wgpu_optim::{Decay, OnNonfinite, OptimizerConfig, Reduction, Rule, TensorSpec};
 
 use crate::error::Result;
 use crate::{output, style};
@@ -26,41 +26,55 @@ pub fn run(args: &Args) -> Result<()> {
     output::print(&texts.join("\n"))
 }
 
-/// Bytes that a step moves for each parameter, with the scan that norms and the non-finite test need
-/// and without.
-fn bytes(rule: &dyn Rule) -> Result<[u64; 2]> {
-    // Long enough that no rounding of small tensors shows.
-    const ELEMENTS: u64 = 1 << 20;
-    let tensor = [TensorSpec::new("tensor", [ELEMENTS])];
+/// What a step of the rule moves for each parameter of a vector or a matrix, with the scan that the default
+/// configuration asks for, and without.
+fn bytes(rule: &dyn Rule, shape: &[u64]) -> Result<[u64; 2]> {
+    let tensor = [TensorSpec::new("tensor", shape.to_vec())];
     let of = |on_nonfinite| -> Result<u64> {
         let mut config = OptimizerConfig::of(rule.boxed());
         config.gradient.on_nonfinite = on_nonfinite;
-        Ok(Plan::new(&config, &tensor)?.bytes_moved() / ELEMENTS)
+        Ok(Plan::new(&config, &tensor)?.bytes_moved() / shape.iter().product::<u64>())
     };
     Ok([of(OnNonfinite::Skip)?, of(OnNonfinite::Propagate)?])
 }
+
+// Long enough that no rounding of small tensors shows.
+const VECTOR: [u64; 1] = [1 << 20];
+const MATRIX: [u64; 2] = [1 << 10, 1 << 10];
 
 fn decay(rule: &dyn Rule) -> &'static str {
     match rule.decay() {
         Decay::Coupled(_) => "coupled",
         Decay::Decoupled(_) => "decoupled",
+        Decay::InRatio(_) if rule.reduction() == Reduction::Average => "within the step of z",
         Decay::InRatio(_) => "within the ratio",
     }
 }
 
+fn slot(slot: &wgpu_optim::Slot) -> String {
+    match slot {
+        slot if !slot.active => format!("{} (off)", slot.name),
+        slot if slot.mean_square => format!("{} (of matrices {})", slot.name, FACTORS.join(", ")),
+        slot => slot.name.to_owned(),
+    }
+}
+
 fn describe(rule: &dyn Rule) -> Result<String> {
-    let [with_scan, without] = bytes(rule)?;
+    let [with_scan, without] = bytes(rule, &VECTOR)?;
+    let matrices = match bytes(rule, &MATRIX)? {
+        same if same == [with_scan, without] => String::new(),
+        [with_scan, without] => format!(" (matrices {with_scan} and {without})"),
+    };
     let options = rule.options().into_iter().map(|(name, value)| match value {
         Some(value) => format!("{name} = {value}"),
         None => format!("{name} (off)"),
     });
     let slots = rule.slots();
-    let slots: Vec<_> =
-        slots.iter().map(|s| if s.active { s.name.to_owned() } else { format!("{} (off)", s.name) }).collect();
+    let slots: Vec<_> = slots.iter().map(slot).collect();
     let slots = if slots.is_empty() { "none".to_owned() } else { slots.join(", ") };
     Ok(format!(
         "{}  {}\n  options  {}\n  decay    {}\n  state    {slots}\n  moves    {with_scan} bytes a parameter, {without} \
-         without the scan of the gradients\n",
+         without the scan of the gradients{matrices}\n",
         style::heading(rule.name()),
         style::faint(rule.reference()),
         options.collect::<Vec<_>>().join(", "),
@@ -69,7 +83,8 @@ fn describe(rule: &dyn Rule) -> Result<String> {
 }
 
 fn to_json(rule: &dyn Rule) -> Result<Value> {
-    let [with_scan, without] = bytes(rule)?;
+    let [with_scan, without] = bytes(rule, &VECTOR)?;
+    let [matrix_with_scan, matrix_without] = bytes(rule, &MATRIX)?;
     let options: serde_json::Map<_, _> =
         rule.options().into_iter().map(|(name, value)| (name.to_owned(), json!(value))).collect();
     let slots: Vec<_> =
@@ -82,5 +97,7 @@ fn to_json(rule: &dyn Rule) -> Result<Value> {
         "slots": slots,
         "bytes_per_parameter": with_scan,
         "bytes_per_parameter_without_scan": without,
+        "bytes_per_parameter_of_matrices": matrix_with_scan,
+        "bytes_per_parameter_of_matrices_without_scan": matrix_without,
     }))
 }
