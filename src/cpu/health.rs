@@ -12,7 +12,7 @@ use crate::twin::{Around, Element, condition};
 const SUM: usize = 1 << 12;
 
 /// When to look, and what the last look found.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Monitor {
     config: HealthConfig,
     steps: u64,

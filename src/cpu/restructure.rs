@@ -68,6 +68,7 @@ impl<F: Element> CpuOptimizer<F> {
         next.micro_batches = self.micro_batches;
         next.loss_scale = next.plan.gradient.resumed_scale(self.loss_scale);
         next.good_steps = self.good_steps;
+        next.monitor = self.monitor.take();
         *self = next;
         Ok(())
     }
