@@ -42,6 +42,18 @@ impl Digits {
         }
         Self { images, labels, training, held_back }
     }
+
+    /// The order of the training images, epoch by epoch without end. The seed decides it.
+    pub fn orders(&self, seed: u64) -> impl Iterator<Item = Vec<u32>> {
+        // Not the generator of the first parameters: another stream of the same seed.
+        let mut random = ChaCha8Rng::seed_from_u64(seed);
+        random.set_stream(1);
+        let mut order = self.training.clone();
+        std::iter::repeat_with(move || {
+            order.shuffle(&mut random);
+            order.clone()
+        })
+    }
 }
 
 #[cfg(test)]

@@ -12,6 +12,8 @@ mod network;
 mod output;
 mod plot;
 mod progress;
+mod race;
+mod readback;
 mod report;
 mod saving;
 mod style;
@@ -37,6 +39,7 @@ const HELP: &str = "\
 Examples:
   wgpu-optim devices                             what there is to compute on
   wgpu-optim train --plot loss.svg               a first training
+  wgpu-optim race --plot race.svg                rules against each other
   wgpu-optim rules                               what a run configuration may say
   wgpu-optim verify --selftest                   whether this machine's GPU computes right
   wgpu-optim help replay                         more on a command
@@ -52,6 +55,7 @@ enum Command {
     Rules(rules::Args),
     Schedule(schedule::Args),
     Verify(verify::Args),
+    Race(commands::race::Args),
     Bench(bench::Args),
     Completions(completions::Args),
 }
@@ -66,6 +70,7 @@ fn main() -> ExitCode {
         Command::Rules(args) => rules::run(&args),
         Command::Schedule(args) => schedule::run(&args),
         Command::Verify(args) => verify::run(&args),
+        Command::Race(args) => commands::race::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Completions(args) => completions::run(&args),
     };

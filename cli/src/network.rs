@@ -4,7 +4,6 @@
 pub mod cpu;
 pub mod gpu;
 mod kernels;
-mod readback;
 pub mod telemetry;
 #[cfg(test)]
 mod tests;

@@ -1,5 +1,6 @@
 //! Pictures of runs, as SVG text.
 
+pub mod race;
 pub mod training;
 
 use std::ops::Range;
@@ -10,7 +11,7 @@ use plotters::prelude::*;
 
 use crate::error::{Error, Result};
 
-pub use plotters::prelude::SeriesLabelPosition as Corner;
+pub use plotters::prelude::{RGBColor, SeriesLabelPosition as Corner};
 
 /// Colours that Okabe and Ito (2008) chose to be told apart by everyone.
 pub const BLUE: RGBColor = RGBColor(0, 114, 178);
@@ -39,6 +40,7 @@ pub struct Curve {
     points: Vec<(f64, f64)>,
     stroke: Stroke,
     marked: bool,
+    width: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,7 +54,7 @@ enum Stroke {
 impl Curve {
     /// A solid line.
     pub fn lines(name: impl Into<String>, colour: RGBColor, points: Vec<(f64, f64)>) -> Self {
-        Self { name: name.into(), colour, points, stroke: Stroke::Solid, marked: false }
+        Self { name: name.into(), colour, points, stroke: Stroke::Solid, marked: false, width: 2 }
     }
 
     /// A cross at each point and no line.
@@ -68,6 +70,11 @@ impl Curve {
     /// A dot at each point, so that a single one shows too.
     pub fn marked(self) -> Self {
         Self { marked: true, ..self }
+    }
+
+    /// A hair line that the legend does not name.
+    pub fn thin(colour: RGBColor, points: Vec<(f64, f64)>) -> Self {
+        Self { width: 1, ..Self::lines("", colour, points) }
     }
 }
 
@@ -149,8 +156,8 @@ impl Chart {
             .bold_line_style(GRID)
             .light_line_style(WHITE)
             .draw()?;
-        for Curve { name, colour, points, stroke, marked } in &self.curves {
-            let style = colour.stroke_width(2);
+        for Curve { name, colour, points, stroke, marked, width } in &self.curves {
+            let style = colour.stroke_width(*width);
             if *marked {
                 chart.draw_series(points.iter().map(|point| Circle::new(*point, 3, colour.filled())))?;
             }

@@ -1,9 +1,6 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use rand::SeedableRng;
-use rand::seq::SliceRandom;
-use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};
 use wgpu_optim::step::Plan;
 use wgpu_optim::{Gpu, Health, OptimizerConfig};
@@ -163,16 +160,9 @@ fn resumed(args: &Args, path: &Path, config: &OptimizerConfig) -> Result<Resumed
 fn train(args: &Args, trainer: &mut dyn Trainer, digits: &Digits, history: &mut Vec<Epoch>) -> Result<()> {
     let progress = Progress::new(args.verbosity, args.epochs as usize, "epochs");
     let mut saver = args.checkpoint.as_deref().map(|path| Saver::new(path, course(args)));
-    // Not the generator of the first parameters: another stream of the same seed.
-    let mut random = ChaCha8Rng::seed_from_u64(args.seed);
-    random.set_stream(1);
-    let mut order = digits.training.clone();
-    // Each epoch shuffles the order of the one before.
     let done = history.len();
-    (0..done).for_each(|_| order.shuffle(&mut random));
     progress.skip(done);
-    for epoch in done + 1..=args.epochs as usize {
-        order.shuffle(&mut random);
+    for (epoch, order) in (1..=args.epochs as usize).zip(digits.orders(args.seed)).skip(done) {
         let arrived = trainer.epoch(&order)?;
         note(arrived, history, &progress)?;
         if let Some(saver) = &mut saver {

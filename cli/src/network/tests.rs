@@ -3,9 +3,9 @@ use wgpu_optim::{Arena, Element, Gpu};
 
 use super::cpu::{Linear, gradients, judge, network};
 use super::gpu::GpuNetwork;
-use super::readback::Readback;
 use super::{Outcome, batches, initial_params, specs};
 use crate::digits::{Digits, PIXELS};
+use crate::readback::Readback;
 
 fn images<F: Element>(digits: &Digits, order: &[u32]) -> (Array2<F>, Vec<u8>) {
     let places: Vec<_> = order.iter().map(|image| *image as usize).collect();

@@ -6,11 +6,11 @@ use wgpu_optim::{Arena, Checkpoint, Gpu, HealthConfig, Optimizer, OptimizerConfi
 
 use super::cpu::{self, Linear};
 use super::gpu::GpuNetwork;
-use super::readback::Readback;
 use super::telemetry::Telemetry;
 use super::{Outcome, Score, batches, specs};
 use crate::digits::{Digits, PIXELS};
 use crate::error::{Error, Result};
+use crate::readback::Readback;
 use crate::saving::Saving;
 
 /// An epoch's scores: on the training images while it trained, on those held back after it.

@@ -41,7 +41,7 @@ fn rules_lists_every_rule_of_the_library() {
 
 #[test]
 fn help_of_every_command_has_examples() {
-    for command in ["devices", "train", "replay", "rules", "schedule", "verify", "bench", "completions"] {
+    for command in ["devices", "train", "replay", "rules", "schedule", "verify", "race", "bench", "completions"] {
         let outcome = program(&[command, "--help"], &[]);
         assert_eq!(outcome.code, 0);
         assert!(outcome.stdout.contains(&format!("wgpu-optim {command}")), "{}", outcome.stdout);

@@ -5,6 +5,7 @@ mod checkpoints;
 mod errors;
 mod fixtures;
 mod listings;
+mod race;
 mod replay;
 mod schedule;
 mod train;
