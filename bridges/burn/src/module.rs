@@ -71,8 +71,10 @@ impl ModuleMapper for Collector {
             return Param::from_mapped_value(id, tensor, mapper);
         }
         let checkpointing = tensor.gradient_checkpointing_strategy();
+        let device = tensor.device();
         let gradient = self.gradients.remove(id);
-        let tensor = match self.collect(tensor.clone().inner(), gradient) {
+        // No clone may be left here: whoever holds the tensor gets to keep its values.
+        let tensor = match self.collect(tensor.inner(), gradient) {
             Ok(tensor) => {
                 let mut tensor = Tensor::from_inner(tensor);
                 if let Some(strategy) = checkpointing {
@@ -82,7 +84,8 @@ impl ModuleMapper for Collector {
             }
             Err(error) => {
                 self.error = Some(error);
-                tensor
+                // Nobody will see it: the step fails.
+                Tensor::zeros([1; D], &device)
             }
         };
         Param::from_mapped_value(id, tensor, mapper)

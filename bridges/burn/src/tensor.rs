@@ -3,8 +3,8 @@
 use burn::tensor::{DType, Tensor};
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::{Cube, tensor::CubeTensor};
-use cubecl_runtime::storage::ManagedResource;
 use cubecl::wgpu::{AutoCompiler, WgpuResource, WgpuServer};
+use cubecl_runtime::storage::ManagedResource;
 use wgpu_optim::Slice;
 
 use crate::Error;

@@ -6,7 +6,6 @@
 pub mod spirals;
 
 use burn::grad_clipping::GradientClippingConfig;
-use burn::module::Module;
 use burn::optim::{AdamWConfig, GradientsParams};
 use burn::tensor::Device;
 use spirals::{Network, Spirals};
@@ -20,7 +19,8 @@ pub fn run(device: &Device, gpu: &Gpu, steps: usize) -> Result<(Vec<f32>, Vec<f3
     let device = device.clone().autodiff();
     let data = Spirals::new(300, &device);
     let start = Network::new(&device);
-    let options = AdamWConfig::new().with_weight_decay(0.01).with_grad_clipping(Some(GradientClippingConfig::Norm(1.0)));
+    let options =
+        AdamWConfig::new().with_weight_decay(0.01).with_grad_clipping(Some(GradientClippingConfig::Norm(1.0)));
 
     // As a program with Burn alone has it.
     let mut model = start.clone();
