@@ -61,7 +61,7 @@ impl Training {
         let mut training = Self::new(gpu)?;
         let params = std::fs::read(folder.join("params.safetensors"))?;
         let view = SafeTensors::deserialize(&params)?.tensor("w")?;
-        training.arena.write_params("w", &checkpoint::f32_values(&view, &[ELEMENTS as u64])?)?;
+        training.arena.write_params("w", &checkpoint::float_values(&view, &[ELEMENTS as u64])?)?;
         // Names, shapes, rules and slots are checked: a file of another model is refused.
         let state = std::fs::read(folder.join("state.safetensors"))?;
         let state = OptimizerState::from_safetensors(&state, training.optimizer.plan())?;

@@ -6,7 +6,7 @@ override KEEP_NONFINITE: bool = true;
 // The sum so far and the gradient. What is not finite is marked by its bits: arithmetic on it need not
 // give a NaN.
 fn with_accumulated(words: vec4<u32>, block: Block, i: u32) -> vec4<u32> {
-    let sum = state[(block.state + i) / 4u];
+    let sum = state_f32(block.state + i);
     var fresh = words;
     if ZERO_NONFINITE {
         fresh = select(words, vec4<u32>(), nonfinite(words));

@@ -23,8 +23,8 @@ fn average_weights(
     }
     for (var i = thread * 4u; i < block.len; i += WORKGROUP * 4u) {
         let count = min(block.len - i, 4u);
-        let p = unpack(load_params(block.start + i, count));
+        let p = load_weights(block, i, count);
         let word = ema_word(block, i);
-        state[word] = pack(average(unpack(state[word]), p, weight));
+        set_state_f32(word, pack(average(unpack(state_f32(word)), p, weight)));
     }
 }

@@ -21,11 +21,13 @@ fn evaluate(
     if control.counts[block.tensor] == 0u {
         return;
     }
-    let h = load_hyper(verdicts[block.tensor].lane);
+    begin_state(thread);
+    let verdict = verdicts[block.tensor];
+    let h = load_hyper(verdict.lane);
     for (var i = thread * 4u; i < block.len; i += WORKGROUP * 4u) {
         let count = min(block.len - i, 4u);
-        let p = unpack(load_params(block.start + i, count));
-        let s = load_state(block.state + i, stride_of(block));
-        store_params(block.start + i, count, pack(evaluated(p, s, h)));
+        let weights = evaluated(load_weights(block, i, count), load_state(block, i), h);
+        // Not the f32 copy: it goes on training.
+        store_params(block.start + i, count, narrow_params(pack(weights), block, i, noise_at(verdict)));
     }
 }

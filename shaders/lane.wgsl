@@ -28,7 +28,18 @@ struct Verdict {
     elements: f32,
     // Of this step in the average of the iterates.
     share: f32,
-    spare: vec2<u32>,
+    // What its random bits depend on: the tensor, and the steps it has taken before this one.
+    key: u32,
+    steps: u32,
+}
+
+fn noise_at(verdict: Verdict) -> vec2<u32> {
+    return vec2<u32>(verdict.key, verdict.steps);
+}
+
+// Of the weights that a limit has scaled after the update has rounded them.
+fn limit_noise(verdict: Verdict) -> vec2<u32> {
+    return vec2<u32>(verdict.key ^ 0x9e3779b9u, verdict.steps);
 }
 
 const LEAVE: u32 = 0u;

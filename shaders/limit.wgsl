@@ -18,7 +18,8 @@ fn limit(
         return;
     }
     let block = blocks[span.first_block + index];
-    if verdicts[block.tensor].action != TAKE {
+    let verdict = verdicts[block.tensor];
+    if verdict.action != TAKE {
         return;
     }
     var size = largest_scaled(sums[block.tensor]);
@@ -31,7 +32,7 @@ fn limit(
     }
     for (var i = thread * 4u; i < block.len; i += WORKGROUP * 4u) {
         let count = min(block.len - i, 4u);
-        let p = ldexp(unpack(load_params(block.start + i, count)), vec4<i32>(scale.exponent));
-        store_params(block.start + i, count, pack(p * scale.mantissa));
+        let p = ldexp(load_weights(block, i, count), vec4<i32>(scale.exponent));
+        store_weights(block, i, count, p * scale.mantissa, limit_noise(verdict));
     }
 }

@@ -25,6 +25,7 @@ fn measure(
     if verdict.action != TAKE {
         return;
     }
+    begin_state(thread);
     let h = load_hyper(verdict.lane);
     var of_params = vec3<f32>();
     var of_update = vec3<f32>();

@@ -157,6 +157,8 @@ fn prepare(@builtin(local_invocation_index) thread: u32) {
         verdicts[i].exponent = scale.exponent;
         verdicts[i].coefficient = scale.mantissa;
         verdicts[i].elements = tensor.elements;
+        verdicts[i].key = tensor.key;
+        verdicts[i].steps = control.counts[i];
         if action == TAKE {
             control.counts[i] += 1u;
             if AVERAGES && tensor.averages != 0u {

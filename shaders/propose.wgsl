@@ -13,16 +13,11 @@ struct Proposal {
 fn propose(block: Block, i: u32, count: u32, verdict: Verdict, h: Hyper) -> Proposal {
     let words = with_accumulated(load_gradients(block.start + span.gradient_shift + i, count), block, i);
     var g = by_unit(scaled(condition(words, lanes[verdict.lane].unscale), verdict), block, i);
-    let p = unpack(load_params(block.start + i, count));
+    let p = load_weights(block, i, count);
     g = lanes[verdict.lane].sign * g + lanes[verdict.lane].coupled * p;
-    var s = with_mean_square(load_state(block.state + i, stride_of(block)), g, block, i, verdict.lane);
+    var s = with_mean_square(load_state(block, i), g, block, i, verdict.lane);
     let u = direction(p, g, &s, h) + lanes[verdict.lane].in_ratio * p;
     return Proposal(p, g, u, s);
-}
-
-// Words from one slot of a block's state to the next.
-fn stride_of(block: Block) -> u32 {
-    return (block.len + 3u) / 4u * 4u;
 }
 
 // Which elements a cautious mask keeps. By signs, since the product can underflow.

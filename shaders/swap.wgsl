@@ -22,8 +22,9 @@ fn swap_weights(
     for (var i = thread * 4u; i < block.len; i += WORKGROUP * 4u) {
         let count = min(block.len - i, 4u);
         let word = ema_word(block, i);
-        let average = state[word];
-        state[word] = load_params(block.start + i, count);
-        store_params(block.start + i, count, average);
+        let average = unpack(state_f32(word));
+        set_state_f32(word, pack(load_weights(block, i, count)));
+        // Nothing is rounded by chance where there is an average.
+        store_weights(block, i, count, average, vec2<u32>());
     }
 }

@@ -9,5 +9,7 @@ struct Tensor {
     elements: f32,
     // 1 where the rule averages its iterates.
     averages: u32,
-    spare: vec2<u32>,
+    // Of its random bits.
+    key: u32,
+    spare: u32,
 }

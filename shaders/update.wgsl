@@ -24,29 +24,36 @@ fn update(
     if verdict.action == LEAVE {
         return;
     }
+    begin_state(thread);
     let h = load_hyper(verdict.lane);
-    for (var i = thread * 4u; i < block.len; i += WORKGROUP * 4u) {
-        let count = min(block.len - i, 4u);
+    for (var base = 0u; base < block.len; base += WORKGROUP * 4u) {
+        let i = base + thread * 4u;
+        let count = min(block.len - min(i, block.len), 4u);
+        if count > 0u {
+            if verdict.action == TAKE {
+                let proposal = propose(block, i, count, verdict, h);
+                var s = proposal.s;
+                // One subtraction from p: decay and step are rounded into it together.
+                var p = proposal.p - step_of(proposal, &s, verdict, block.tensor, h);
+                if WEIGHT_CLIP {
+                    p = clamp(p, vec4<f32>(-settings.weight_clip), vec4<f32>(settings.weight_clip));
+                }
+                store_state(block, i, count, s, noise_at(verdict));
+                store_weights(block, i, count, p, noise_at(verdict));
+                watch(proposal.p, p, count);
+            }
+            if ACCUMULATES {
+                var sum = vec4<u32>();
+                if verdict.action == ACCUMULATE {
+                    sum = with_accumulated(load_gradients(block.start + span.gradient_shift + i, count), block, i);
+                }
+                store_accumulated(block, i, sum);
+            }
+            clear_gradients(block.start + span.gradient_shift + i, count);
+        }
         if verdict.action == TAKE {
-            let proposal = propose(block, i, count, verdict, h);
-            var s = proposal.s;
-            // One subtraction from p: decay and step are rounded into it together.
-            var p = proposal.p - step_of(proposal, &s, verdict, block.tensor, h);
-            if WEIGHT_CLIP {
-                p = clamp(p, vec4<f32>(-settings.weight_clip), vec4<f32>(settings.weight_clip));
-            }
-            store_state(block.state + i, stride_of(block), s);
-            store_params(block.start + i, count, pack(p));
-            watch(proposal.p, p, count);
+            settle_state(block, i, count);
         }
-        if ACCUMULATES {
-            var sum = vec4<u32>();
-            if verdict.action == ACCUMULATE {
-                sum = with_accumulated(load_gradients(block.start + span.gradient_shift + i, count), block, i);
-            }
-            store_accumulated(block, i, sum);
-        }
-        clear_gradients(block.start + span.gradient_shift + i, count);
     }
     report_health(block, thread);
 }

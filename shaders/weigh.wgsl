@@ -27,7 +27,7 @@ fn weigh(
     for (var i = thread * 4u; i < block.len; i += WORKGROUP * 4u) {
         let count = min(block.len - i, 4u);
         let mine = vec4<u32>(0u, 1u, 2u, 3u) < vec4<u32>(count);
-        let p = select(vec4<f32>(), unpack(load_params(block.start + i, count)), mine);
+        let p = select(vec4<f32>(), load_weights(block, i, count), mine);
         if NORM {
             sums += squares(p);
         } else {

@@ -14,10 +14,13 @@ mod metadata;
 use std::collections::BTreeMap;
 
 #[cfg(feature = "checkpoint")]
-pub use decode::f32_values;
+pub use decode::float_values;
+#[cfg(feature = "checkpoint")]
+use safetensors::tensor::Dtype;
 
 use crate::state::OptimizerState;
 use crate::step::Plan;
+use crate::storage::Format;
 use crate::{Error, Result};
 
 /// What a run needs to go on to the same bits, on the host.
@@ -38,6 +41,8 @@ pub struct TensorParams {
     pub name: String,
     /// Its shape.
     pub shape: Vec<u64>,
+    /// How they are stored.
+    pub format: Format,
     /// Its parameters, row by row.
     pub values: Vec<f32>,
 }
@@ -50,9 +55,10 @@ impl Checkpoint {
 
     /// The same with the parameters of all tensors of a plan, in their order.
     pub fn with_params(mut self, plan: &Plan, values: impl IntoIterator<Item = Vec<f32>>) -> Self {
-        let params = plan.tensors.iter().zip(values).map(|(tensor, values)| TensorParams {
+        let params = plan.tensors.iter().zip(values).enumerate().map(|(t, (tensor, values))| TensorParams {
             name: tensor.spec.name.clone(),
             shape: tensor.spec.shape.clone(),
+            format: plan.formats_of(t)[0],
             values,
         });
         self.params = Some(params.collect());
@@ -84,6 +90,22 @@ impl Checkpoint {
         }
         Error::of_state(problems)
     }
+}
+
+/// What safetensors calls a format.
+#[cfg(feature = "checkpoint")]
+pub fn dtype_of(format: Format) -> Dtype {
+    match format {
+        Format::F32 => Dtype::F32,
+        Format::F16 => Dtype::F16,
+        Format::Bf16 => Dtype::BF16,
+    }
+}
+
+/// Where the scales of a slot in q8 stand.
+#[cfg(feature = "checkpoint")]
+fn scales_of(key: &str) -> String {
+    format!("{key}.absmax")
 }
 
 fn problems_of_params(params: &[TensorParams], plan: &Plan) -> Vec<String> {

@@ -7,6 +7,8 @@ use crate::gradient::GradientConfig;
 use crate::options::{OptionError, OptionValue, Options, unknown_key};
 use crate::rule::{Reduction, Rule};
 use crate::schedule::Schedule;
+use crate::step::Resolved;
+use crate::storage::{Format, StorageConfig};
 use crate::weights::WeightsConfig;
 use crate::{Result, rules};
 
@@ -41,6 +43,8 @@ pub struct OptimizerConfig {
     pub schedule: Schedule,
     /// Options that every rule has.
     pub common: CommonOptions,
+    /// How numbers lie in memory.
+    pub storage: StorageConfig,
 }
 
 crate::options! {
@@ -95,15 +99,23 @@ impl Group {
         format!("groups.{:?}", self.pattern)
     }
 
-    /// The rule and the common options with the group's own.
-    pub(crate) fn resolve(&self, base: &OptimizerConfig) -> Result<(Box<dyn Rule>, CommonOptions)> {
+    /// The rule, the common options and the storage with the group's own.
+    pub(crate) fn resolve(&self, base: &OptimizerConfig) -> Result<Resolved> {
+        let within = |e: OptionError| e.within(self.table());
         let mut rule = self.rule.clone().unwrap_or_else(|| base.rule.clone());
         let mut common = base.common.clone();
-        for (key, value) in &self.options {
-            set_option(rule.as_mut(), &mut common, key, value).map_err(|e| e.within(self.table()))?;
+        let is_storage = |key: &str| StorageConfig::GROUP_KEYS.contains(&key);
+        let (storage_options, options): (Vec<_>, Vec<_>) =
+            self.options.iter().cloned().partition(|(key, _)| is_storage(key));
+        for (key, value) in &options {
+            set_option(rule.as_mut(), &mut common, key, value, &StorageConfig::GROUP_KEYS).map_err(within)?;
         }
-        check_rule(rule.as_ref(), &common).map_err(|e| e.within(self.table()))?;
-        Ok((rule, common))
+        let mut storage = base.storage.clone();
+        storage.set(&storage_options).map_err(within)?;
+        check_rule(rule.as_ref(), &common).map_err(within)?;
+        storage.check().map_err(within)?;
+        check_average(&storage, base).map_err(within)?;
+        Ok(Resolved { rule, common, storage: storage.resolve() })
     }
 }
 
@@ -124,6 +136,7 @@ impl OptimizerConfig {
             ema: None,
             schedule: Schedule::default(),
             common: CommonOptions::default(),
+            storage: StorageConfig::default(),
         }
     }
 
@@ -157,6 +170,12 @@ impl OptimizerConfig {
         self
     }
 
+    /// Replaces the storage.
+    pub fn storage(mut self, storage: StorageConfig) -> Self {
+        self.storage = storage;
+        self
+    }
+
     /// Replaces the schedule.
     pub fn schedule(mut self, schedule: impl Into<Schedule>) -> Self {
         self.schedule = schedule.into();
@@ -169,6 +188,8 @@ impl OptimizerConfig {
     /// The first option that cannot, by table and key, and what is allowed.
     pub fn check(&self) -> Result<()> {
         check_rule(self.rule.as_ref(), &self.common).map_err(|e| e.within("optimizer"))?;
+        self.storage.check().map_err(|e| e.within("storage"))?;
+        check_average(&self.storage, self).map_err(|e| e.within("storage"))?;
         for group in &self.groups {
             group.resolve(self)?;
         }
@@ -189,17 +210,20 @@ impl OptimizerConfig {
     }
 }
 
-/// Sets an option of a rule or one that every rule has. An unknown key lists both.
+/// Sets an option of a rule or one that every rule has. An unknown key lists both, and the others that the
+/// table may have.
 fn set_option(
     rule: &mut dyn Rule,
     common: &mut CommonOptions,
     key: &str,
     value: &OptionValue,
+    others: &[&'static str],
 ) -> Result<(), OptionError> {
     if common.options().iter().any(|(name, _)| *name == key) {
         return common.set_option(key, value);
     }
-    let known: Vec<_> = rule.options().iter().chain(&common.options()).map(|(name, _)| *name).collect();
+    let known: Vec<_> =
+        rule.options().iter().chain(&common.options()).map(|(name, _)| *name).chain(others.iter().copied()).collect();
     if !known.contains(&key) {
         return Err(OptionError::new(key, unknown_key(&known)));
     }
@@ -211,6 +235,15 @@ fn check_rule(rule: &dyn Rule, common: &CommonOptions) -> Result<(), OptionError
     if common.cautious && rule.reduction() != Reduction::None {
         let problem = format!("rule {:?} makes its own step and takes no mask", rule.name());
         return Err(OptionError::new("cautious", problem));
+    }
+    Ok(())
+}
+
+/// An average is swapped with the weights and back, which 16 bits would round for good.
+fn check_average(storage: &StorageConfig, config: &OptimizerConfig) -> Result<(), OptionError> {
+    let resolved = storage.resolve();
+    if config.ema.is_some() && resolved.params != Format::F32 && !resolved.master {
+        return Err(OptionError::new("master", "[ema] with 16-bit params needs master = \"f32\""));
     }
     Ok(())
 }

@@ -8,16 +8,20 @@ mod health;
 mod lines;
 mod passes;
 mod restructure;
+mod stored;
+mod tasks;
 
 use health::{Look, Monitor};
 use passes::Scan;
+use stored::Stored;
 
 use crate::config::OptimizerConfig;
 use crate::gradient::OnNonfinite;
 use crate::rates::Rates;
 use crate::report::Report;
 use crate::state::{OptimizerState, TensorState};
-use crate::step::{EMA, Plan};
+use crate::step::{EMA, FACTORS, MASTER, Plan};
+use crate::storage::Format;
 use crate::tensor::TensorSpec;
 use crate::twin::Element;
 use crate::{Error, Result};
@@ -54,7 +58,7 @@ pub struct CpuOptimizer<F: Element> {
 struct SlotValues<F> {
     steps: u64,
     weight_sum: f64,
-    slots: Vec<Vec<F>>,
+    slots: Vec<Stored<F>>,
     /// Means by row and by column, of tensors whose mean square is kept so.
     factors: Vec<Vec<F>>,
 }
@@ -83,7 +87,9 @@ struct Dense<'a, F> {
     accumulated: Option<&'a mut Vec<F>>,
     /// The moving average of the weights.
     ema: Option<&'a mut Vec<F>>,
-    slots: &'a mut [Vec<F>],
+    /// The f32 copy of parameters of 16 bits.
+    master: Option<&'a mut Vec<F>>,
+    slots: &'a mut [Stored<F>],
     factors: &'a mut [Vec<F>],
     steps: &'a mut u64,
     weight_sum: &'a mut f64,
@@ -91,6 +97,11 @@ struct Dense<'a, F> {
 }
 
 impl<F> Dense<'_, F> {
+    /// The parameters with all their digits.
+    fn weights(&self) -> &[F] {
+        self.master.as_ref().map_or(self.params, |master| master.as_slice())
+    }
+
     /// What the step's gradient is.
     fn whole_gradient(&self) -> &[F] {
         self.accumulated.as_ref().map_or(self.gradient, |sum| sum.as_slice())
@@ -108,7 +119,8 @@ impl<F: Element> CpuOptimizer<F> {
         let states = (0..plan.tensors.len())
             .map(|t| {
                 let elements = if plan.is_live(t) { plan.tensors[t].elements as usize } else { 0 };
-                let slots = plan.initial_of(t).into_iter().map(|x| vec![F::of(x); elements]).collect();
+                let kept = plan.variant_of(t).kept().zip(plan.variant_of(t).formats()).zip(plan.initial_of(t));
+                let slots = kept.map(|((slot, format), x)| Stored::new(format, slot.signed, x, elements)).collect();
                 let factors = plan.factored(t).filter(|_| plan.is_live(t)).map(|m| [m.row_lines(), m.column_lines()]);
                 let factors = factors.into_iter().flatten().map(|l| vec![F::zero(); l.count as usize]).collect();
                 SlotValues { steps: 0, weight_sum: 0.0, slots, factors }
@@ -286,13 +298,20 @@ impl<F: Element> CpuOptimizer<F> {
         let tensors = self.plan.kept_tensors().map(|t| {
             let names = self.plan.slots_of(t).into_iter().map(|s| s.name.to_owned());
             let SlotValues { steps, weight_sum, slots, factors } = &self.states[t];
+            let mut storage = self.plan.slot_storage(t);
+            for (slot, stored) in self.plan.variant_of(t).kept().zip(slots) {
+                if let Some(own) = storage.iter_mut().find(|own| own.slot == slot.name) {
+                    own.scales = stored.scales().to_vec();
+                }
+            }
             TensorState {
                 name: self.plan.tensors[t].spec.name.clone(),
                 shape: self.plan.tensors[t].spec.shape.clone(),
                 rule: self.plan.group_of(t).rule.name().to_owned(),
                 steps: *steps,
                 weight_sum: *weight_sum,
-                slots: names.zip(slots.iter().chain(factors).cloned()).collect(),
+                slots: names.zip(slots.iter().map(Stored::values).chain(factors.iter().cloned())).collect(),
+                storage,
             }
         });
         OptimizerState {
@@ -319,10 +338,15 @@ impl<F: Element> CpuOptimizer<F> {
             };
             values.steps = saved.steps;
             values.weight_sum = saved.weight_sum;
-            let slots = values.slots.iter_mut().chain(&mut values.factors);
-            for (slot, values) in self.plan.slots_of(t).into_iter().zip(slots) {
-                if let Some((_, saved)) = saved.slots.iter().find(|(name, _)| name == slot.name) {
-                    values.clone_from(saved);
+            let saved_slot = |name: &str| saved.slots.iter().find(|(own, _)| own == name).map(|(_, values)| values);
+            for (slot, values) in self.plan.variant_of(t).kept().zip(&mut values.slots) {
+                if let Some(own) = saved_slot(slot.name) {
+                    values.set(own, saved.scales(slot.name));
+                }
+            }
+            for (name, values) in FACTORS.into_iter().zip(&mut values.factors) {
+                if let Some(own) = saved_slot(name) {
+                    values.clone_from(own);
                 }
             }
         }
@@ -340,7 +364,7 @@ fn fits(shape: &[usize], expected: &[u64]) -> bool {
     shape.iter().map(|n| *n as u64).eq(expected.iter().copied())
 }
 
-/// Row-major copies of what is not so in the caller's memory.
+/// Row-major copies of what is not so in the caller's memory, and of gradients that are to be rounded.
 type Copies<F> = Vec<(Option<ArrayD<F>>, Option<ArrayD<F>>)>;
 
 fn copies<F: Element>(tensors: &[CpuTensor<'_, F>], plan: &Plan) -> Copies<F> {
@@ -350,7 +374,14 @@ fn copies<F: Element>(tensors: &[CpuTensor<'_, F>], plan: &Plan) -> Copies<F> {
         .iter()
         .enumerate()
         .map(|(t, tensor)| match &tensor.gradient {
-            Some(gradient) if plan.is_live(t) => (standard(tensor.params.view()), standard(gradient.view())),
+            Some(gradient) if plan.is_live(t) => {
+                let format = plan.formats_of(t)[1];
+                let gradient = match format {
+                    Format::F32 => standard(gradient.view()),
+                    _ => Some(gradient.as_standard_layout().mapv(|g| tasks::round(format, g))),
+                };
+                (standard(tensor.params.view()), gradient)
+            }
             _ => (None, None),
         })
         .collect()
@@ -380,11 +411,16 @@ fn dense<'a, F: Element>(
         if let (Some(params), Some(gradient)) = (params, gradient) {
             let SlotValues { steps, weight_sum, slots, factors } = states;
             let (engine, slots) = slots.split_at_mut(plan.variant_of(tensor).engine.len());
-            let (mut accumulated, mut ema) = (None, None);
+            let (mut accumulated, mut ema, mut master) = (None, None, None);
             for (slot, values) in plan.variant_of(tensor).engine.iter().zip(engine) {
-                *(if slot.name == EMA { &mut ema } else { &mut accumulated }) = Some(values);
+                let place = match slot.name {
+                    EMA => &mut ema,
+                    MASTER => &mut master,
+                    _ => &mut accumulated,
+                };
+                *place = values.wide_mut();
             }
-            dense.push(Dense { params, gradient, accumulated, ema, slots, factors, steps, weight_sum, tensor });
+            dense.push(Dense { params, gradient, accumulated, ema, master, slots, factors, steps, weight_sum, tensor });
         }
     }
     dense

@@ -12,10 +12,12 @@ mod arena;
 mod spans;
 
 use std::ops::Range;
+use std::sync::Arc;
 
-pub use arena::{ARENA_ALIGNMENT, ArenaLayout};
+pub use arena::{ARENA_ALIGNMENT, ArenaLayout, Formats, Segment};
 pub use spans::{GradientPlace, Span};
 
+use crate::storage::{Format, StateFormat};
 use crate::{Error, Result};
 
 /// Elements of a block. Divisible by the 256 of blockwise quantised state.
@@ -66,7 +68,7 @@ impl DeviceLimits {
 }
 
 /// Where a live tensor's parameters lie.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Placement {
     /// The tensor, by its place in the plan.
     pub tensor: usize,
@@ -74,13 +76,17 @@ pub struct Placement {
     pub elements: u64,
     /// The code that updates it; tensors of different code share no window.
     pub variant: usize,
-    /// Words of state an element takes.
-    pub slots: u64,
-    /// The buffer, by any numbering.
+    /// How its parameters are stored; a matter of the code, as all storage.
+    pub params: Format,
+    /// How its gradient is stored.
+    pub gradients: Format,
+    /// How its slots are stored.
+    pub slots: Arc<[StateFormat]>,
+    /// The parameter buffer, by any numbering.
     pub buffer: usize,
     /// Bytes from the buffer's start; a multiple of 4.
     pub offset: u64,
-    /// Whether the rest of its last 16 bytes belongs to it too.
+    /// Whether the rest of its last vector belongs to it too.
     pub padded: bool,
 }
 
@@ -93,20 +99,12 @@ pub struct TensorBlock {
     pub number: u64,
     /// Its elements.
     pub len: u32,
-    /// Its first parameter, in words from the window's base.
+    /// Its first parameter, in elements from the window's base.
     pub start: u32,
-    /// Its state, in words from the start of the window's state: slot after slot,
-    /// [`TensorBlock::stride`] apart.
+    /// Its state, in words from the start of the window's state: slot after slot.
     pub state: u32,
     /// Its place among all blocks in tensor order, where its part of a norm goes.
     pub partial: u32,
-}
-
-impl TensorBlock {
-    /// Words from one slot of its state to the next: its length, rounded up to whole vectors.
-    pub fn stride(&self) -> u32 {
-        self.len.next_multiple_of(4)
-    }
 }
 
 /// A stretch of one parameter buffer and the state of the tensors in it.
@@ -118,8 +116,12 @@ pub struct Window {
     pub buffer: usize,
     /// Its bytes in the buffer; the start is aligned for a binding.
     pub bytes: Range<u64>,
-    /// Words of state an element takes.
-    pub slots: u64,
+    /// How its parameters are stored.
+    pub params: Format,
+    /// How its gradients are stored.
+    pub gradients: Format,
+    /// How its slots are stored.
+    pub slots: Arc<[StateFormat]>,
     /// Words of state.
     pub state: u64,
     /// The runs, vectors before words.
@@ -146,6 +148,21 @@ pub struct Piece {
     pub elements: Range<u64>,
     /// Whether it ends within a `vec4`.
     pub ragged: bool,
+}
+
+/// A slot's part of a block.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StatePart {
+    /// The tensor, by its place in the plan.
+    pub tensor: usize,
+    /// Which of its kept slots.
+    pub slot: usize,
+    /// How the slot is stored.
+    pub format: StateFormat,
+    /// The tensor's elements.
+    pub elements: Range<usize>,
+    /// Their words from the start of the window's state; for q8 the codes, then the scales.
+    pub words: Range<usize>,
 }
 
 /// All blocks and windows of an optimizer.
@@ -185,16 +202,17 @@ impl Layout {
         let mut layout = Self { partials, ..Self::default() };
         let mut open: Option<OpenWindow> = None;
         for p in order {
-            let vector = p.offset.is_multiple_of(VECTOR);
+            let bytes_of = |n: u64| n * p.params.bytes();
+            let vector = p.offset.is_multiple_of(bytes_of(4));
             let ragged = p.elements % 4 != 0 && !p.padded;
             let small = p.elements.div_ceil(BLOCK) <= SMALL_BLOCKS;
             for number in 0..p.elements.div_ceil(BLOCK) {
                 let first = number * BLOCK;
                 let len = BLOCK.min(p.elements - first);
                 let vector = vector && !(ragged && (small || len < BLOCK));
-                let bytes = p.offset + first * WORD
-                    ..p.offset + (first + if p.padded { len.next_multiple_of(4) } else { len }) * WORD;
-                let state = len.next_multiple_of(4) * p.slots;
+                let last = first + if p.padded { len.next_multiple_of(4) } else { len };
+                let bytes = p.offset + bytes_of(first)..p.offset + bytes_of(last).next_multiple_of(WORD);
+                let state: u64 = p.slots.iter().map(|slot| u64::from(slot.words(len as u32))).sum();
                 let window = match open.take() {
                     Some(window) if window.takes(p, &bytes, state, limits) => open.insert(window),
                     full => {
@@ -206,8 +224,8 @@ impl Layout {
                     tensor: p.tensor,
                     number,
                     len: len as u32,
-                    // Windows are far below 2^32 words.
-                    start: ((bytes.start - window.bytes.start) / WORD) as u32,
+                    // Windows are far below 2^32 elements.
+                    start: ((bytes.start - window.bytes.start) / p.params.bytes()) as u32,
                     state: window.state as u32,
                     partial: layout.partials[p.tensor][0] + number as u32,
                 };
@@ -220,18 +238,19 @@ impl Layout {
         Ok(layout)
     }
 
-    /// Calls `part` for each stretch of state in a window: the tensor, which of its kept slots, its
-    /// elements and their words from the start of the window's state.
-    pub fn for_each_state(&self, window: usize, mut part: impl FnMut(usize, usize, Range<usize>, Range<usize>)) {
+    /// Calls `part` for each slot of each block of a window.
+    pub fn for_each_state(&self, window: usize, mut part: impl FnMut(StatePart)) {
         let window = &self.windows[window];
         for piece in window.runs.iter().flat_map(|run| &run.pieces) {
             for row in piece.blocks.clone() {
                 let block = &self.blocks[row as usize];
                 let first = (block.number * BLOCK) as usize;
-                let len = block.len as usize;
-                for slot in 0..window.slots as usize {
-                    let word = block.state as usize + slot * block.stride() as usize;
-                    part(block.tensor, slot, first..first + len, word..word + len);
+                let mut word = block.state as usize;
+                for (slot, format) in window.slots.iter().enumerate() {
+                    let words = word..word + format.words(block.len) as usize;
+                    word = words.end;
+                    let elements = first..first + block.len as usize;
+                    part(StatePart { tensor: block.tensor, slot, format: *format, elements, words });
                 }
             }
         }
@@ -266,7 +285,9 @@ fn window_limit(limits: &DeviceLimits) -> u64 {
 
 struct OpenWindow {
     variant: usize,
-    slots: u64,
+    params: Format,
+    gradients: Format,
+    slots: Arc<[StateFormat]>,
     buffer: usize,
     bytes: Range<u64>,
     state: u64,
@@ -279,7 +300,9 @@ impl OpenWindow {
         let base = start / limits.alignment * limits.alignment;
         Self {
             variant: p.variant,
-            slots: p.slots,
+            params: p.params,
+            gradients: p.gradients,
+            slots: p.slots.clone(),
             buffer: p.buffer,
             bytes: base..base,
             state: 0,
@@ -292,9 +315,11 @@ impl OpenWindow {
         let limit = window_limit(limits);
         // A gradient's binding starts up to one alignment ahead of it.
         let reach = limit.saturating_sub(limits.alignment);
+        // Gradients may take more bytes than parameters.
+        let widest = p.gradients.bytes().max(p.params.bytes()) / p.params.bytes();
         self.variant == p.variant
             && self.buffer == p.buffer
-            && bytes.end - self.bytes.start <= reach
+            && (bytes.end - self.bytes.start) * widest <= reach
             && (self.state + state) * WORD <= limit.min(limits.buffer)
     }
 
@@ -324,6 +349,8 @@ impl OpenWindow {
             variant: self.variant,
             buffer: self.buffer,
             bytes: self.bytes,
+            params: self.params,
+            gradients: self.gradients,
             slots: self.slots,
             state: self.state,
             runs,

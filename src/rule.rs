@@ -16,6 +16,8 @@ pub struct Slot {
     pub initial: f64,
     /// Whether values can be below zero, which compressed storage must know.
     pub signed: bool,
+    /// Whether it may be stored in fewer than 32 bits.
+    pub compressible: bool,
     /// Whether the rule's options need it. A slot that is off takes no memory and reads as zero.
     pub active: bool,
     /// Whether the engine keeps it, see [`Slot::mean_square`].
@@ -25,12 +27,12 @@ pub struct Slot {
 impl Slot {
     /// An active slot that starts at zero and takes both signs.
     pub const fn signed(name: &'static str) -> Self {
-        Self { name, initial: 0.0, signed: true, active: true, mean_square: false }
+        Self { name, initial: 0.0, signed: true, compressible: true, active: true, mean_square: false }
     }
 
     /// An active slot that starts at zero and is never negative.
     pub const fn unsigned(name: &'static str) -> Self {
-        Self { name, initial: 0.0, signed: false, active: true, mean_square: false }
+        Self { name, initial: 0.0, signed: false, compressible: true, active: true, mean_square: false }
     }
 
     /// The moving average of g², kept by the engine and read by the rule with this step's gradient in it.
@@ -40,6 +42,12 @@ impl Slot {
     /// 2018). A rule has at most one.
     pub const fn mean_square(name: &'static str) -> Self {
         Self { mean_square: true, ..Self::unsigned(name) }
+    }
+
+    /// The same slot, in f32 whatever the storage: for what must not be off by a percent.
+    pub const fn exact(mut self) -> Self {
+        self.compressible = false;
+        self
     }
 
     /// The same slot, kept only if `active`.

@@ -9,7 +9,13 @@ use crate::gradient::{GradientConfig, OnNonfinite};
 use crate::layout::BLOCK;
 use crate::loss_scale::LossScale;
 use crate::step::{EMA, Plan, Stepping, Variant};
+use crate::storage::Format;
 use crate::weights::WeightsConfig;
+
+mod storage;
+
+pub use storage::conversions;
+use storage::{add_engine_word, add_gradients, add_state, add_weights, state_glue};
 
 /// Threads of a workgroup.
 pub const WORKGROUP: u32 = 256;
@@ -71,17 +77,16 @@ macro_rules! file {
 }
 
 /// The kernel that reads gradients for their sums and for non-finite elements.
-pub fn scan(gradient: &GradientConfig, vector: bool) -> Kernel {
+pub fn scan(variant: &Variant, gradient: &GradientConfig, vector: bool) -> Kernel {
     let mut source = String::new();
     source.push_str(file!("norm.wgsl"));
     add_sums(&mut source);
     add_blocks(&mut source);
     add_condition(&mut source, gradient);
     source.push_str(file!("control.wgsl"));
-    source.push_str(if vector { file!("access/gradients.vector.wgsl") } else { file!("access/gradients.words.wgsl") });
-    declare(&mut source, 1, "read", "gradients", vector);
+    add_gradients(&mut source, variant, vector, "read");
     if gradient.accumulates() {
-        declare(&mut source, 2, "read", "state", true);
+        add_state(&mut source, variant, "read");
     }
     let mut constants = conditioning(gradient);
     constants.push(("NORM", flag(gradient.needs_norm() || gradient.clip_tensor_norm.is_some())));
@@ -92,8 +97,8 @@ pub fn scan(gradient: &GradientConfig, vector: bool) -> Kernel {
 }
 
 /// The scan that looks at gradients for their health.
-pub fn watch(gradient: &GradientConfig, vector: bool) -> Kernel {
-    let mut kernel = scan(gradient, vector);
+pub fn watch(variant: &Variant, gradient: &GradientConfig, vector: bool) -> Kernel {
+    let mut kernel = scan(variant, gradient, vector);
     for (name, value) in &mut kernel.constants {
         if ["NORM", "LARGEST", "ZEROS", "TEST_NONFINITE"].contains(name) {
             *value = 1.0;
@@ -159,7 +164,7 @@ pub enum ByLine {
 }
 
 /// The kernel that adds lines up.
-pub fn sum_lines(gradient: &GradientConfig, by: ByLine) -> Kernel {
+pub fn sum_lines(variant: &Variant, gradient: &GradientConfig, by: ByLine) -> Kernel {
     let mut source = String::new();
     source.push_str(file!("lines/sum.wgsl"));
     add_lines(&mut source);
@@ -172,19 +177,19 @@ pub fn sum_lines(gradient: &GradientConfig, by: ByLine) -> Kernel {
     add_condition(&mut source, gradient);
     source.push_str(file!("scale.wgsl"));
     source.push_str(file!("lines/gradient.wgsl"));
-    declare(&mut source, 1, "read", "gradients", false);
-    if gradient.accumulates() {
-        declare(&mut source, 2, "read", "state", true);
-    }
+    storage::add_gradient_elements(&mut source, variant);
     if by == ByLine::Units {
         source.push_str(file!("lines/by_units.wgsl"));
-        declare(&mut source, 0, "read", "params", false);
+        storage::add_weight_elements(&mut source, variant);
     } else {
         source.push_str(file!("lines/by_gradients.wgsl"));
         if gradient.clip_adaptive.is_some() {
             source.push_str("@group(1) @binding(6) var<storage, read> lines: array<u32>;\n");
         }
         add_unit_factors(&mut source, gradient);
+    }
+    if gradient.accumulates() || (by == ByLine::Units && variant.storage.master) {
+        add_state(&mut source, variant, "read");
     }
     let mut constants = conditioning(gradient);
     constants.push(("SCALE", flag(gradient.scales())));
@@ -235,10 +240,13 @@ pub fn update(
         source.push_str(file!("health.none.wgsl"));
         source.push_str(file!("workgroup.wgsl"));
     }
-    source.push_str(match (access.clear, access.vector) {
-        (false, _) => file!("access/clear.none.wgsl"),
-        (true, true) => file!("access/clear.vector.wgsl"),
-        (true, false) => file!("access/clear.words.wgsl"),
+    let narrow = variant.storage.gradients != Format::F32;
+    source.push_str(match (access.clear, narrow, access.vector) {
+        (false, ..) => file!("access/clear.none.wgsl"),
+        (true, false, true) => file!("access/clear.f32.vector.wgsl"),
+        (true, false, false) => file!("access/clear.f32.words.wgsl"),
+        (true, true, true) => file!("access/clear.half.vector.wgsl"),
+        (true, true, false) => file!("access/clear.half.words.wgsl"),
     });
     source.push_str(if gradient.accumulates() {
         file!("access/accumulated.wgsl")
@@ -265,24 +273,24 @@ pub fn update(
 }
 
 /// The kernel that reads the new parameters for a limit by tensor.
-pub fn weigh(weights: &WeightsConfig, vector: bool) -> Kernel {
-    let mut source = String::new();
-    source.push_str(file!("weigh.wgsl"));
-    weights_kernel(source, "weigh", weights, vector)
+pub fn weigh(variant: &Variant, weights: &WeightsConfig, vector: bool) -> Kernel {
+    weights_kernel(file!("weigh.wgsl"), "weigh", variant, weights, vector)
 }
 
 /// The kernel that scales tensors which exceed the limit.
-pub fn limit(weights: &WeightsConfig, vector: bool) -> Kernel {
-    let mut source = String::new();
-    source.push_str(file!("limit.wgsl"));
-    weights_kernel(source, "limit", weights, vector)
+pub fn limit(variant: &Variant, weights: &WeightsConfig, vector: bool) -> Kernel {
+    weights_kernel(file!("limit.wgsl"), "limit", variant, weights, vector)
 }
 
-fn weights_kernel(mut source: String, entry: &'static str, weights: &WeightsConfig, vector: bool) -> Kernel {
+fn weights_kernel(text: &str, entry: &'static str, variant: &Variant, weights: &WeightsConfig, vector: bool) -> Kernel {
+    let mut source = text.to_owned();
     add_sums(&mut source);
     add_blocks(&mut source);
     source.push_str(file!("lane.wgsl"));
-    add_params(&mut source, vector);
+    add_weights(&mut source, variant, vector);
+    if variant.storage.master {
+        add_state(&mut source, variant, "read_write");
+    }
     kernel(source, entry, vec![("NORM", flag(weights.max_norm.is_some()))])
 }
 
@@ -315,13 +323,9 @@ pub fn evaluate(variant: &Variant, gradient: &GradientConfig, access: Access) ->
 fn ema_kernel(mut source: String, entry: &'static str, variant: &Variant, access: Access) -> Kernel {
     source.push_str(file!("workgroup.wgsl"));
     add_blocks(&mut source);
-    add_params(&mut source, access.vector);
-    declare(&mut source, 2, "read_write", "state", true);
-    let slot = variant.engine_slot(EMA).unwrap_or(0);
-    let _ = writeln!(
-        source,
-        "fn ema_word(block: Block, i: u32) -> u32 {{\n    return (block.state + i + {slot}u * ((block.len + 3u) / 4u * 4u)) / 4u;\n}}"
-    );
+    add_weights(&mut source, variant, access.vector);
+    add_state(&mut source, variant, "read_write");
+    add_engine_word(&mut source, variant, "ema_word", EMA);
     kernel(source, entry, Vec::new())
 }
 
@@ -354,14 +358,11 @@ fn rule(variant: &Variant, gradient: &GradientConfig, access: Access) -> String 
     if variant.factored {
         source.push_str(file!("lines/mean_square.wgsl"));
     }
-    add_params(&mut source, access.vector);
-    source.push_str(if access.vector {
-        file!("access/gradients.vector.wgsl")
-    } else {
-        file!("access/gradients.words.wgsl")
-    });
-    let gradients = if access.writes_gradients() { "read_write" } else { "read" };
-    declare(&mut source, 1, gradients, "gradients", access.vector);
+    add_weights(&mut source, variant, access.vector);
+    add_gradients(&mut source, variant, access.vector, if access.writes_gradients() { "read_write" } else { "read" });
+    if variant.kept_count() > 0 {
+        add_state(&mut source, variant, "read_write");
+    }
     source
 }
 
@@ -398,11 +399,6 @@ fn add_condition(source: &mut String, gradient: &GradientConfig) {
     source.push_str(if gradient.accumulates() { file!("accumulate.wgsl") } else { file!("accumulate.none.wgsl") });
 }
 
-fn add_params(source: &mut String, vector: bool) {
-    source.push_str(if vector { file!("access/params.vector.wgsl") } else { file!("access/params.words.wgsl") });
-    declare(source, 0, "read_write", "params", vector);
-}
-
 fn flag(on: bool) -> f64 {
     f64::from(u8::from(on))
 }
@@ -426,8 +422,7 @@ fn proposing(variant: &Variant, gradient: &GradientConfig) -> Vec<(&'static str,
     constants
 }
 
-fn declare(source: &mut String, binding: u32, access: &str, name: &str, vector: bool) {
-    let element = if vector { "vec4<u32>" } else { "u32" };
+fn declare(source: &mut String, binding: u32, access: &str, name: &str, element: &str) {
     // Writing to a string cannot fail.
     let _ = writeln!(source, "@group(0) @binding({binding}) var<storage, {access}> {name}: array<{element}>;");
 }
@@ -445,33 +440,8 @@ fn glue(source: &mut String, variant: &Variant) {
         if members.is_empty() { "0u".to_owned() } else { members.join(", ") }
     );
 
-    // Slot after slot within a block; those that are off are not in memory.
-    let at = |slot: usize| {
-        let kept = variant.engine.len() + variant.active.iter().position(|a| *a == slot)?;
-        Some(if kept == 0 { "state[word / 4u]".to_owned() } else { format!("state[(word + {kept}u * stride) / 4u]") })
-    };
-    let loads: Vec<_> = (0..variant.slots.len())
-        .map(|s| at(s).map_or_else(|| "vec4<f32>()".to_owned(), |place| format!("unpack({place})")))
-        .collect();
-    if variant.slots.is_empty() {
-        source.push_str("struct State {\n    none: vec4<f32>,\n}\n");
-    }
-    let _ = writeln!(
-        source,
-        "fn load_state(word: u32, stride: u32) -> State {{\n    return State({});\n}}",
-        if loads.is_empty() { "vec4<f32>()".to_owned() } else { loads.join(", ") }
-    );
+    state_glue(source, variant);
     add_mean_square(source, variant);
-    source.push_str("fn store_state(word: u32, stride: u32, s: State) {\n");
-    for (index, slot) in variant.slots.iter().enumerate() {
-        if let Some(place) = at(index) {
-            let _ = writeln!(source, "    {place} = pack(s.{});", slot.name);
-        }
-    }
-    source.push_str("}\n");
-    if variant.kept_count() > 0 {
-        declare(source, 2, "read_write", "state", true);
-    }
 }
 
 /// Where a rule has a slot for it, the mean square with this step's gradient in it.

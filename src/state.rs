@@ -6,6 +6,7 @@ use crate::options::check;
 use crate::rates::RatesState;
 use crate::schedule::PlateauState;
 use crate::step::Plan;
+use crate::storage::{Q8_BLOCK, StateFormat, q8_codes};
 use crate::{Error, Result, loss_scale};
 
 /// State of a whole optimizer, as saved and as moved between backends.
@@ -45,6 +46,42 @@ pub struct TensorState<F = f32> {
     /// Its slots by name. Each has as many values as the tensor has elements, but for the means by row
     /// and column of `adafactor`.
     pub slots: Vec<(String, Vec<F>)>,
+    /// How the slots are stored that are not in f32.
+    pub storage: Vec<SlotStorage>,
+}
+
+/// How a slot's values are stored, so that they can be stored to the same bits again.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SlotStorage {
+    /// The slot's name.
+    pub slot: String,
+    /// Its format.
+    pub format: StateFormat,
+    /// Whether its codes have a sign.
+    pub signed: bool,
+    /// The scales of q8, one for 256 elements.
+    pub scales: Vec<f32>,
+}
+
+impl SlotStorage {
+    /// The codes and the scales of q8 for values.
+    pub fn codes(&self, values: &[f32]) -> (Vec<u8>, Vec<f32>) {
+        let len = Q8_BLOCK as usize;
+        let mut codes = vec![0; values.len()];
+        let blocks = values.chunks(len).zip(codes.chunks_mut(len)).enumerate();
+        let scales =
+            blocks.map(|(i, (values, codes))| q8_codes(values, self.signed, self.scales.get(i).copied(), codes));
+        let scales = scales.collect();
+        (codes, scales)
+    }
+}
+
+impl<F> TensorState<F> {
+    /// The scales that a slot's values were stored at, if they were in q8.
+    pub fn scales(&self, slot: &str) -> Option<&[f32]> {
+        let storage = self.storage.iter().find(|s| s.slot == slot && s.format == StateFormat::Q8)?;
+        Some(&storage.scales)
+    }
 }
 
 impl<F> Default for OptimizerState<F> {

@@ -11,6 +11,8 @@ use crate::gradient::GradientConfig;
 use crate::lines::{Lines, Matrices};
 use crate::rule::{Reduction, Rule, Slot};
 use crate::schedule::Schedule;
+use crate::state::SlotStorage;
+use crate::storage::{Format, Q8_BLOCK, StateFormat, Storage, key_of};
 use crate::tensor::TensorSpec;
 use crate::weights::WeightsConfig;
 use crate::{Error, MAX_SLOTS, Result, SCALARS};
@@ -32,6 +34,8 @@ pub struct Plan {
     pub ema: Option<EmaConfig>,
     /// The learning rate over the steps.
     pub schedule: Schedule,
+    /// Seed of what is rounded stochastically.
+    pub seed: u64,
 }
 
 /// A tensor and where it belongs.
@@ -43,7 +47,7 @@ pub struct PlannedTensor {
     pub elements: u64,
     /// Its group.
     pub group: usize,
-    /// Its code.
+    /// Its code: that of its group, by its dimensions and, where it is too small to compress, its size.
     pub variant: usize,
 }
 
@@ -56,6 +60,8 @@ pub struct PlannedGroup {
     pub rule: Box<dyn Rule>,
     /// Options that every rule has.
     pub common: CommonOptions,
+    /// How its tensors are stored.
+    pub storage: Storage,
     /// Its code, for vectors and for matrices.
     variants: [usize; 2],
     /// Its tensors are left alone.
@@ -78,6 +84,8 @@ pub struct Variant {
     pub stepping: Stepping,
     /// Whether the mean square is kept by rows and columns.
     pub factored: bool,
+    /// How its tensors are stored.
+    pub storage: Storage,
 }
 
 /// Slots of a tensor whose mean square is kept by rows and columns.
@@ -110,6 +118,9 @@ pub fn slot_shape(name: &str, shape: &[u64], values: usize) -> Vec<u64> {
     }
     shape
 }
+
+/// The f32 copy of 16-bit parameters.
+pub const MASTER: &str = "master";
 
 /// The sum of micro-batches: the first slot where there is one, so that the scan finds it without
 /// knowing the rule.
@@ -213,24 +224,28 @@ impl Stepping {
 
 impl Variant {
     /// The code of that rule with those options.
-    pub fn of(rule: &dyn Rule, common: &CommonOptions, config: &OptimizerConfig, factored: bool) -> Self {
+    pub fn of(code: Code<'_>, config: &OptimizerConfig) -> Self {
+        let Code { rule, common, storage, factored } = code;
         let slots = rule.slots();
         let kept = |slot: &Slot| slot.active && !(factored && slot.mean_square);
         let active = (0..slots.len()).filter(|i| kept(&slots[*i])).collect();
         let accumulator = config.gradient.accumulates().then_some(Slot::signed(ACCUMULATOR));
         let ema = config.ema.is_some().then_some(Slot::signed(EMA));
-        let engine = accumulator.into_iter().chain(ema).collect();
-        Self { rule: rule.boxed(), engine, slots, active, stepping: Stepping::of(rule, common), factored }
+        let master = storage.master.then_some(Slot::signed(MASTER));
+        let engine = accumulator.into_iter().chain(ema).chain(master).collect();
+        Self { rule: rule.boxed(), engine, slots, active, stepping: Stepping::of(rule, common), factored, storage }
     }
 
-    fn serves(&self, rule: &dyn Rule, common: &CommonOptions, factored: bool) -> bool {
+    fn serves(&self, code: Code<'_>) -> bool {
+        let Code { rule, common, storage, factored } = code;
         let slots = rule.slots();
         self.rule.name() == rule.name()
             && self.factored == factored
+            && self.storage == storage
             && self.stepping == Stepping::of(rule, common)
             && self.rule.wgsl() == rule.wgsl()
             && self.rule.constants() == rule.constants()
-            && self.slots.iter().map(|s| (s.name, s.active)).eq(slots.iter().map(|s| (s.name, s.active)))
+            && self.slots.iter().map(code_of).eq(slots.iter().map(code_of))
     }
 
     /// Whether the update must be measured before it is applied.
@@ -258,10 +273,25 @@ impl Variant {
         self.engine.iter().position(|slot| slot.name == name)
     }
 
+    /// How each kept slot is stored. The engine's own keep f32.
+    pub fn formats(&self) -> impl Iterator<Item = StateFormat> {
+        let engine = self.engine.iter().map(|_| StateFormat::F32);
+        let rule = self.active.iter().map(|i| match self.slots[*i].compressible {
+            true => self.storage.state,
+            false => StateFormat::F32,
+        });
+        engine.chain(rule)
+    }
+
     /// How many slots are kept.
     pub fn kept_count(&self) -> usize {
         self.engine.len() + self.active.len()
     }
+}
+
+/// What of a slot is code.
+fn code_of(slot: &Slot) -> (&'static str, bool, bool, bool) {
+    (slot.name, slot.active, slot.signed, slot.compressible)
 }
 
 impl Plan {
@@ -273,7 +303,8 @@ impl Plan {
     pub fn new(config: &OptimizerConfig, specs: &[TensorSpec]) -> Result<Self> {
         config.check()?;
         let mut variants = Vec::new();
-        let own = (config.rule.clone(), config.common.clone());
+        let own =
+            Resolved { rule: config.rule.clone(), common: config.common.clone(), storage: config.storage.resolve() };
         let mut groups = vec![planned_group(None, own, false, config, &mut variants)?];
         let mut matchers = Vec::new();
         for group in &config.groups {
@@ -299,7 +330,15 @@ impl Plan {
                 *matched |= matcher.is_match(&spec.name);
             }
             let group = matchers.iter().position(|m| m.is_match(&spec.name)).map_or(0, |i| i + 1);
-            let variant = groups[group].variants[usize::from(spec.shape.len() > 1)];
+            let planned: &PlannedGroup = &groups[group];
+            let matrix = spec.shape.len() > 1;
+            let storage = planned.storage.for_elements(elements);
+            let mut variant = planned.variants[usize::from(matrix)];
+            if storage != planned.storage {
+                let (rule, common) = (planned.rule.as_ref(), &planned.common);
+                let code = Code { rule, common, storage, factored: matrix && factors(rule) };
+                variant = variant_of(code, config, &mut variants);
+            }
             check_lines(spec, elements, &variants[variant], &config.gradient)?;
             tensors.push(PlannedTensor { spec: spec.clone(), elements, group, variant });
         }
@@ -317,6 +356,7 @@ impl Plan {
             weights: config.weights.clone(),
             ema: config.ema.clone(),
             schedule: config.schedule.clone(),
+            seed: config.storage.seed,
         })
     }
 
@@ -365,6 +405,37 @@ impl Plan {
         let variant = self.variant_of(tensor);
         let engine = variant.engine.iter().map(|s| s.initial);
         engine.chain(variant.active.iter().map(|i| own[*i].initial)).collect()
+    }
+
+    /// Whether a tensor's kept slot takes both signs.
+    pub fn is_signed(&self, tensor: usize, slot: usize) -> bool {
+        self.variant_of(tensor).kept().nth(slot).is_none_or(|slot| slot.signed)
+    }
+
+    /// How a tensor's slots are stored that are not in f32, their scales zero.
+    pub fn slot_storage(&self, tensor: usize) -> Vec<SlotStorage> {
+        let variant = self.variant_of(tensor);
+        let scales = self.tensors[tensor].elements.div_ceil(u64::from(Q8_BLOCK)) as usize;
+        let narrow = variant.kept().zip(variant.formats()).filter(|(_, format)| *format != StateFormat::F32);
+        narrow
+            .map(|(slot, format)| SlotStorage {
+                slot: slot.name.to_owned(),
+                format,
+                signed: slot.signed,
+                scales: if format == StateFormat::Q8 { vec![0.0; scales] } else { Vec::new() },
+            })
+            .collect()
+    }
+
+    /// What the random bits of a tensor depend on beside its steps.
+    pub fn noise_key(&self, tensor: usize) -> u32 {
+        key_of(self.seed, &self.tensors[tensor].spec.name)
+    }
+
+    /// How a tensor's parameters and its gradient are stored.
+    pub fn formats_of(&self, tensor: usize) -> [Format; 2] {
+        let storage = &self.variant_of(tensor).storage;
+        [storage.params, storage.gradients]
     }
 
     /// The group of a tensor.
@@ -445,11 +516,25 @@ impl Plan {
         }
     }
 
+    /// The tensor of that name, whose rows can be moved: it is updated, and its numbers lie one in a word.
+    ///
+    /// # Errors
+    /// There is none, it is frozen, or its parameters or its state are stored otherwise.
+    pub(crate) fn movable_tensor(&self, name: &str) -> Result<usize> {
+        let tensor = self.live_tensor(name)?;
+        let variant = self.variant_of(tensor);
+        let wide = variant.storage.params == Format::F32 && variant.formats().all(|format| format == StateFormat::F32);
+        if wide {
+            return Ok(tensor);
+        }
+        Err(Error::tensor(name, format!("its rows cannot be moved: it is stored as {}", variant.storage)))
+    }
+
     /// By tensor of the plan to go on with: the tensor whose state it goes on with, of the same name and rule.
     /// `moved` is one that changes its rows.
     ///
     /// # Errors
-    /// Another tensor of the same name and rule has another shape.
+    /// Another tensor of the same name and rule has another shape or another storage.
     pub(crate) fn kept_in(&self, next: &Self, moved: Option<usize>) -> Result<Vec<Option<usize>>> {
         let kept = |(t, planned): (usize, &PlannedTensor)| {
             let Some(own) = self.tensor_named(&planned.spec.name) else { return Ok(None) };
@@ -460,6 +545,11 @@ impl Plan {
             let (old, new) = (&self.tensors[own].spec.shape, &planned.spec.shape);
             if old != new && moved != Some(t) {
                 let problem = format!("shape {new:?}, and its state has {old:?}: set_rows changes rows with all slots");
+                return Err(Error::tensor(&planned.spec.name, problem));
+            }
+            let [from, to] = [self.variant_of(own).storage, next.variant_of(t).storage];
+            if from != to {
+                let problem = format!("it is stored as {from}, and cannot become {to} in the middle of a run");
                 return Err(Error::tensor(&planned.spec.name, problem));
             }
             Ok(Some(own))
@@ -503,26 +593,56 @@ impl Plan {
     /// and the measure's reads, and what limits of weights read and, where they bite, write. 28 an
     /// element for AdamW, 32 with a scan.
     pub fn bytes_moved(&self) -> u64 {
-        let scan = u64::from(self.gradient.needs_scan());
-        let units = self.gradient.clip_adaptive.is_some();
-        let limit = if self.weights.tensor_limit().is_some() { 3 } else { 0 };
-        // The average is read and written once, the weights read.
-        let ema = if self.ema.as_ref().is_some_and(|ema| ema.interval == 1) { 3 } else { 0 };
-        let words = |t: usize| {
-            let averaged = u64::from(self.ema.is_some());
-            let slots = self.variant_of(t).kept_count() as u64 - averaged;
-            let measure = if self.variant_of(t).measures() { 2 + slots } else { 0 };
-            // Gradients once by row and once by column; gradients and parameters by unit.
-            let lines = if self.variant_of(t).factored { 2 } else { 0 } + if units { 2 } else { 0 };
-            3 + 2 * slots + scan + measure + lines + limit + ema
-        };
-        (0..self.tensors.len()).filter(|t| self.is_live(*t)).map(|t| self.tensors[t].elements * 4 * words(t)).sum()
+        (0..self.tensors.len()).filter(|t| self.is_live(*t)).map(|t| self.tensor_bytes_moved(t)).sum()
     }
+
+    fn tensor_bytes_moved(&self, tensor: usize) -> u64 {
+        let variant = self.variant_of(tensor);
+        let elements = self.tensors[tensor].elements;
+        let storage = &variant.storage;
+        let [params, gradient] = [storage.params, storage.gradients].map(|format| elements * format.bytes());
+        let scan = if self.gradient.needs_scan() { gradient } else { 0 };
+        let master = if storage.master { elements * Format::F32.bytes() } else { 0 };
+        let averaged = self.ema.is_some();
+        let slots: u64 = variant
+            .kept()
+            .zip(variant.formats())
+            .filter(|(slot, _)| slot.name != EMA)
+            .map(|(_, format)| format.bytes_of(elements))
+            .sum();
+        let measure = if variant.measures() { params + gradient + slots } else { 0 };
+        // Gradients once by row and once by column; gradients and parameters by unit.
+        let units = if self.gradient.clip_adaptive.is_some() { gradient + params + master } else { 0 };
+        let lines = units + if variant.factored { 2 * gradient } else { 0 };
+        // Read twice, written once.
+        let limit = if self.weights.tensor_limit().is_some() { 3 * (params + master) } else { 0 };
+        // The average is read and written once, the weights read.
+        let each = averaged && self.ema.as_ref().is_some_and(|ema| ema.interval == 1);
+        let ema = if each { params + master + 2 * elements * Format::F32.bytes() } else { 0 };
+        gradient + 2 * params + 2 * slots + scan + measure + lines + limit + ema
+    }
+
+    /// Bytes that all live elements take: parameters, gradients and state.
+    pub fn bytes_resident(&self) -> u64 {
+        let of = |t: usize| {
+            let (variant, elements) = (self.variant_of(t), self.tensors[t].elements);
+            let numbers = elements * (variant.storage.params.bytes() + variant.storage.gradients.bytes());
+            numbers + variant.formats().map(|format| format.bytes_of(elements)).sum::<u64>()
+        };
+        (0..self.tensors.len()).filter(|t| self.is_live(*t)).map(of).sum()
+    }
+}
+
+/// What a group comes to.
+pub(crate) struct Resolved {
+    pub rule: Box<dyn Rule>,
+    pub common: CommonOptions,
+    pub storage: Storage,
 }
 
 fn planned_group(
     pattern: Option<String>,
-    (rule, common): (Box<dyn Rule>, CommonOptions),
+    Resolved { rule, common, storage }: Resolved,
     frozen: bool,
     config: &OptimizerConfig,
     variants: &mut Vec<Variant>,
@@ -534,15 +654,38 @@ fn planned_group(
             reason: format!("a rule has at most {SCALARS} scalars and {MAX_SLOTS} slots"),
         });
     }
-    let mut variant = |factored| {
-        variants.iter().position(|v| v.serves(rule.as_ref(), &common, factored)).unwrap_or_else(|| {
-            variants.push(Variant::of(rule.as_ref(), &common, config, factored));
-            variants.len() - 1
-        })
+    let mut code = |factored| {
+        let code = Code { rule: rule.as_ref(), common: &common, storage, factored };
+        variant_of(code, config, variants)
     };
-    let factors = rule.slots().iter().any(|slot| slot.mean_square && slot.active);
-    let variants = [variant(false), variant(factors)];
-    Ok(PlannedGroup { pattern, rule, common, variants, frozen })
+    let variants = [code(false), code(factors(rule.as_ref()))];
+    Ok(PlannedGroup { pattern, rule, common, storage, variants, frozen })
+}
+
+/// Whether a rule's mean square of matrices is kept by rows and columns.
+fn factors(rule: &dyn Rule) -> bool {
+    rule.slots().iter().any(|slot| slot.mean_square && slot.active)
+}
+
+/// What makes a piece of code.
+#[derive(Debug, Clone, Copy)]
+pub struct Code<'a> {
+    /// The rule with its compile-time options.
+    pub rule: &'a dyn Rule,
+    /// Options that every rule has.
+    pub common: &'a CommonOptions,
+    /// How its tensors are stored.
+    pub storage: Storage,
+    /// Whether the mean square is kept by rows and columns.
+    pub factored: bool,
+}
+
+/// The place of a piece of code among the variants.
+fn variant_of(code: Code<'_>, config: &OptimizerConfig, variants: &mut Vec<Variant>) -> usize {
+    variants.iter().position(|v| v.serves(code)).unwrap_or_else(|| {
+        variants.push(Variant::of(code, config));
+        variants.len() - 1
+    })
 }
 
 /// Lines are numbered in 32 bits on the GPU, and the units of a tensor follow from its dimensions.

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use naga::ShaderStage;
 use naga::back::{hlsl, msl, spv};
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
-use support::variations::{code_variants, variations};
+use support::variations::{code_variants, storages, variations};
 use wgpu_optim::shader::{self, Access, ByLine, Kernel};
 use wgpu_optim::step::Plan;
 use wgpu_optim::{
@@ -76,15 +76,17 @@ fn accesses() -> Vec<Access> {
 fn add_plan(label: &str, plan: &Plan, add: &mut impl FnMut(String, Kernel)) {
     let (gradient, weights) = (&plan.gradient, &plan.weights);
     add(format!("prepare {label}"), shader::prepare(plan));
-    for by in [ByLine::Units, ByLine::Gradients, ByLine::Rows] {
-        add(format!("sum lines {by:?} {label}"), shader::sum_lines(gradient, by));
-    }
-    for vector in BOTH {
-        add(format!("scan vector={vector} {label}"), shader::scan(gradient, vector));
-        add(format!("watch vector={vector} {label}"), shader::watch(gradient, vector));
-        if weights.tensor_limit().is_some() {
-            add(format!("weigh vector={vector} {label}"), shader::weigh(weights, vector));
-            add(format!("limit vector={vector} {label}"), shader::limit(weights, vector));
+    for code in &plan.variants {
+        for by in [ByLine::Units, ByLine::Gradients, ByLine::Rows] {
+            add(format!("sum lines {by:?} {label}"), shader::sum_lines(code, gradient, by));
+        }
+        for vector in BOTH {
+            add(format!("scan vector={vector} {label}"), shader::scan(code, gradient, vector));
+            add(format!("watch vector={vector} {label}"), shader::watch(code, gradient, vector));
+            if weights.tensor_limit().is_some() {
+                add(format!("weigh vector={vector} {label}"), shader::weigh(code, weights, vector));
+                add(format!("limit vector={vector} {label}"), shader::limit(code, weights, vector));
+            }
         }
     }
     for (code, access) in plan.variants.iter().flat_map(|code| accesses().into_iter().map(move |access| (code, access)))
@@ -120,14 +122,27 @@ fn kernels() -> Vec<(String, Kernel)> {
         for variation in variations(rule.as_ref()) {
             for (index, gradient) in conditionings(rule.name() == "adamw").into_iter().enumerate() {
                 for (weights, ema) in &weights()[..if index < 2 { 4 } else { 1 }] {
-                    for cautious in BOTH {
+                    // Storage with the conditionings that change how it is reached.
+                    let mut storages = storages();
+                    let plain = variation.label == rule.name();
+                    storages.truncate(match (index, rule.name()) {
+                        (0 | 1, "adamw" | "lamb") if plain => storages.len(),
+                        // All of it would be thousands.
+                        (0, _) if plain => 4,
+                        _ => 1,
+                    });
+                    let cases =
+                        storages.into_iter().flat_map(|storage| BOTH.map(|cautious| (storage.clone(), cautious)));
+                    for (storage, cautious) in cases {
                         let mut config = OptimizerConfig::of(variation.rule.boxed());
                         config.gradient = gradient.clone();
                         config.weights = weights.clone();
                         config.ema = ema.clone();
                         config.common.cautious = cautious;
+                        config.storage = storage.clone();
                         if let Ok(plan) = Plan::new(&config, &[]) {
-                            let label = format!("{} {gradient:?} {weights:?} cautious={cautious}", variation.label);
+                            let label =
+                                format!("{} {gradient:?} {weights:?} {storage:?} cautious={cautious}", variation.label);
                             add_plan(&label, &plan, &mut add);
                         }
                     }

@@ -105,6 +105,7 @@ fn convert<A, B>(state: &OptimizerState<A>, f: impl Fn(&A) -> B + Copy) -> Optim
         // The GPU keeps it in f32.
         weight_sum: f64::from(t.weight_sum as f32),
         slots: t.slots.iter().map(|(name, values)| (name.clone(), values.iter().map(f).collect())).collect(),
+        storage: t.storage.clone(),
     });
     OptimizerState {
         steps_taken: state.steps_taken,

@@ -31,7 +31,7 @@ impl Engine {
         };
         // Before memory is asked for: a configuration that does not fit is found sooner.
         Plan::new(config, specs)?;
-        let arena = Arena::new(gpu, specs.to_vec())?;
+        let arena = Arena::for_config(gpu, config, specs.to_vec())?;
         for (spec, values) in specs.iter().zip(&params) {
             arena.write_params(&spec.name, values)?;
         }

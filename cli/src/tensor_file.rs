@@ -4,9 +4,10 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use safetensors::SafeTensors;
-use safetensors::tensor::{Dtype, TensorView};
+use safetensors::tensor::TensorView;
+use wgpu_optim::Format;
 use wgpu_optim::TensorSpec;
-use wgpu_optim::checkpoint::f32_values;
+use wgpu_optim::checkpoint::{dtype_of, float_values};
 
 use crate::error::{Error, Result};
 
@@ -41,11 +42,11 @@ impl<'a> TensorFile<'a> {
         specs
     }
 
-    /// The values of that tensor, which must be there in f32 and of that shape.
+    /// The values of that tensor, which must be there in f32, f16 or bf16 and of that shape.
     pub fn values(&self, spec: &TensorSpec) -> Result<Vec<f32>> {
         let name = &spec.name;
         let view = self.tensors.tensor(name).map_err(|_| self.problem(format!("lacks tensor {name:?}")))?;
-        f32_values(&view, &spec.shape).map_err(|problem| self.problem(format!("tensor {name:?} {problem}")))
+        float_values(&view, &spec.shape).map_err(|problem| self.problem(format!("tensor {name:?} {problem}")))
     }
 
     /// Checks that the file has no tensor besides those.
@@ -63,16 +64,17 @@ impl<'a> TensorFile<'a> {
     }
 }
 
-/// A file of f32 tensors.
+/// A file of tensors, each in its format.
 pub fn serialize(
     specs: &[TensorSpec],
     values: &[Vec<f32>],
+    formats: &[Format],
     metadata: Option<HashMap<String, String>>,
 ) -> Result<Vec<u8>> {
-    let views = specs.iter().zip(values).map(|(spec, values)| {
+    let stored: Vec<_> = values.iter().zip(formats).map(|(values, format)| format.encode(values)).collect();
+    let views = specs.iter().zip(&stored).zip(formats).map(|((spec, bytes), format)| {
         let shape = spec.shape.iter().map(|n| *n as usize).collect();
-        // safetensors holds little-endian words, as do all platforms that wgpu runs on.
-        Ok((spec.name.as_str(), TensorView::new(Dtype::F32, shape, bytemuck::cast_slice(values))?))
+        Ok((spec.name.as_str(), TensorView::new(dtype_of(*format), shape, bytes)?))
     });
     let file = views.collect::<Result<Vec<_>, _>>().and_then(|views| safetensors::serialize(views, metadata));
     file.map_err(|e| Error::failed(format!("safetensors: {e}")))

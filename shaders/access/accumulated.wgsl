@@ -1,5 +1,5 @@
 // Keeps the sum of micro-batches.
 
 fn store_accumulated(block: Block, i: u32, sum: vec4<u32>) {
-    state[(block.state + i) / 4u] = sum;
+    set_state_f32(block.state + i, sum);
 }

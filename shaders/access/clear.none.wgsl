@@ -1,3 +1,3 @@
 // Gradients stay as they are.
 
-fn clear_gradients(word: u32, count: u32) {}
+fn clear_gradients(element: u32, count: u32) {}

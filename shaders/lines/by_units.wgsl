@@ -11,6 +11,6 @@ fn value(job: LineJob, lines_of: LineSet, element: u32, verdict: Verdict) -> vec
 }
 
 fn second_value(job: LineJob, element: u32) -> vec3<f32> {
-    let words = vec4<u32>(params[job.start + element - job.first_element], 0u, 0u, 0u);
-    return squares(unpack(words));
+    let at = element - job.first_element;
+    return squares(vec4<f32>(weight_at(job.start + at, block_of(job, at), at % BLOCK), 0.0, 0.0, 0.0));
 }

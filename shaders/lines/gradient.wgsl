@@ -1,12 +1,18 @@
 // One element's gradient as the rule sees it, decay and sign apart.
 
+// The block of an element of the job's part of the tensor, as far as it takes to find its state.
+fn block_of(job: LineJob, at: u32) -> Block {
+    var block: Block;
+    block.len = min(BLOCK, job.end_element - job.first_element - at / BLOCK * BLOCK);
+    block.state = job.state + at / BLOCK * job.block_state;
+    return block;
+}
+
 fn gradient_of(job: LineJob, element: u32, verdict: Verdict) -> f32 {
     let at = element - job.first_element;
     let lane = at % 4u;
     var words = vec4<u32>();
-    words[lane] = gradients[job.start + span.gradient_shift + at];
-    var block: Block;
-    block.state = job.state + at / BLOCK * job.block_state;
-    words = with_accumulated(words, block, at % BLOCK - lane);
+    words[lane] = gradient_at(job.start + span.gradient_shift + at);
+    words = with_accumulated(words, block_of(job, at), at % BLOCK - lane);
     return scaled(condition(words, lanes[verdict.lane].unscale), verdict)[lane];
 }

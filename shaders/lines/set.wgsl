@@ -34,7 +34,7 @@ struct LineJob {
     // The first element of the stretch, and its place among the parts of a line.
     from_element: u32,
     part: u32,
-    // The part of the tensor: its elements, the word of its first, of that one's state, and words of
+    // The part of the tensor: its elements, the place of its first in the binding, of that one's state, and words of
     // state a block.
     first_element: u32,
     end_element: u32,

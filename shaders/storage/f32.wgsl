@@ -1,4 +1,4 @@
-// f32 in memory: one word an element. Bits only, no arithmetic.
+// The bits of four f32, as all storage is widened to. Bits only, no arithmetic.
 
 fn unpack(words: vec4<u32>) -> vec4<f32> {
     return bitcast<vec4<f32>>(words);

@@ -5,9 +5,10 @@ use std::collections::BTreeSet;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
 use super::metadata::{Reader, rule_of, steps_of};
-use super::{Checkpoint, TensorParams};
-use crate::state::{OptimizerState, TensorState};
-use crate::step::Plan;
+use super::{Checkpoint, TensorParams, dtype_of, scales_of};
+use crate::state::{OptimizerState, SlotStorage, TensorState};
+use crate::step::{MASTER, Plan, PlannedTensor};
+use crate::storage::{Format, Q8_BLOCK, StateFormat, q8_values};
 use crate::{Error, Result};
 
 fn invalid(e: impl std::fmt::Display) -> Error {
@@ -19,17 +20,31 @@ impl Checkpoint {
     ///
     /// # Errors
     /// [`Error::Safetensors`] if the bytes are no checkpoint; [`Error::State`] with everything that is missing,
-    /// extra or does not fit.
+    /// extra or does not fit, other storage included.
     pub fn from_safetensors(bytes: &[u8], plan: &Plan) -> Result<Self> {
+        Self::read(bytes, plan, false)
+    }
+
+    /// Reads a file's bytes, whatever its parameters and slots are stored as. Values are the file's until they
+    /// are loaded; parameters and their f32 copy become each other where one of the two has only the other.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::from_safetensors`], but for the storage.
+    pub fn convert_from_safetensors(bytes: &[u8], plan: &Plan) -> Result<Self> {
+        Self::read(bytes, plan, true)
+    }
+
+    fn read(bytes: &[u8], plan: &Plan, convert: bool) -> Result<Self> {
         let (_, header) = SafeTensors::read_metadata(bytes).map_err(invalid)?;
         let tensors = SafeTensors::deserialize(bytes).map_err(invalid)?;
         let mut file = File {
             rest: tensors.names().into_iter().map(str::to_owned).collect(),
             tensors,
             metadata: Reader::new(&header)?,
+            convert,
         };
-        let params = file.metadata.has_params().then(|| file.params(plan));
-        let state = file.state(plan);
+        let mut params = file.metadata.has_params().then(|| file.params(plan));
+        let state = file.state(plan, params.as_deref_mut());
         let extra = file.metadata.extra();
         let File { metadata, rest, .. } = file;
         let mut problems = metadata.problems;
@@ -56,73 +71,164 @@ struct File<'a> {
     metadata: Reader<'a>,
     /// Entries that nobody has asked for.
     rest: BTreeSet<String>,
+    /// Whether another storage than the plan's is accepted.
+    convert: bool,
 }
 
 impl File<'_> {
-    /// The values under that key, if they are there, in f32 and of that shape.
-    fn values(&mut self, key: &str, shape: &[u64]) -> Vec<f32> {
+    /// What `read` makes of the entry under that key, or nothing and a problem.
+    fn entry<T: Default>(&mut self, key: &str, read: impl FnOnce(&TensorView<'_>) -> Result<T, String>) -> T {
         let read = match self.tensors.tensor(key) {
-            Ok(view) => f32_values(&view, shape),
+            Ok(view) => read(&view),
             Err(_) => Err("is missing".to_owned()),
         };
         self.rest.remove(key);
         read.unwrap_or_else(|problem| {
             self.metadata.problems.push(format!("{key:?} {problem}"));
-            Vec::new()
+            T::default()
         })
     }
 
     fn params(&mut self, plan: &Plan) -> Vec<TensorParams> {
-        let specs = plan.tensors.iter().map(|planned| &planned.spec);
-        specs
-            .map(|spec| TensorParams {
-                name: spec.name.clone(),
-                shape: spec.shape.clone(),
-                values: self.values(&spec.name, &spec.shape),
-            })
-            .collect()
+        let convert = self.convert;
+        let one = |(t, planned): (usize, &PlannedTensor)| {
+            let (spec, format) = (&planned.spec, plan.formats_of(t)[0]);
+            let values = self.entry(&spec.name, |view| {
+                expect(view, dtype_of(format), convert)?;
+                float_values(view, &spec.shape)
+            });
+            TensorParams { name: spec.name.clone(), shape: spec.shape.clone(), format, values }
+        };
+        plan.tensors.iter().enumerate().map(one).collect()
     }
 
-    fn state(&mut self, plan: &Plan) -> OptimizerState {
+    fn state(&mut self, plan: &Plan, mut params: Option<&mut [TensorParams]>) -> OptimizerState {
         let mut state = self.metadata.state();
         self.metadata.problems.extend(state.problems_beside_tensors(plan));
         for index in plan.kept_tensors() {
             let spec = &plan.tensors[index].spec;
-            let slots = plan.slots_of(index).into_iter();
-            let keys: Vec<_> = slots.map(|s| (format!("{}.{}", spec.name, s.name), s)).collect();
+            let key_of = |slot: &str| format!("{}.{slot}", spec.name);
             let rule = rule_of(&spec.name);
-            if !self.metadata.has(&rule) && !keys.iter().any(|(key, _)| self.rest.contains(key)) {
+            let mut slots = plan.slots_of(index).into_iter();
+            if !self.metadata.has(&rule) && !slots.any(|slot| self.rest.contains(&key_of(slot.name))) {
                 self.metadata.problems.push(format!("{:?} is missing", spec.name));
                 continue;
             }
-            let tensor = TensorState::<f32> {
+            let mut tensor = TensorState::<f32> {
                 name: spec.name.clone(),
                 shape: spec.shape.clone(),
                 rule: self.metadata.text(&rule).to_owned(),
                 steps: self.metadata.count(&steps_of(&spec.name)),
                 weight_sum: self.metadata.weight_sum(&spec.name),
-                slots: keys
-                    .into_iter()
-                    .map(|(key, slot)| (slot.name.to_owned(), self.values(&key, &slot.shape)))
-                    .collect(),
+                slots: Vec::new(),
+                storage: Vec::new(),
             };
             if self.metadata.has(&rule) {
                 let problems = tensor.problems_beside_slots(plan, index, state.steps_taken);
                 self.metadata.problems.extend(problems);
             }
+            let own = params.as_mut().and_then(|params| params.get_mut(index));
+            self.slots(plan, index, own, &mut tensor);
             state.tensors.push(tensor);
         }
         state
     }
+
+    /// Reads a tensor's slots, and where it is asked makes parameters and their f32 copy of each other.
+    fn slots(&mut self, plan: &Plan, index: usize, params: Option<&mut TensorParams>, tensor: &mut TensorState<f32>) {
+        let variant = plan.variant_of(index);
+        let planned = plan.slot_storage(index);
+        for (slot, format) in variant.kept().zip(variant.formats()) {
+            let key = format!("{}.{}", tensor.name, slot.name);
+            if slot.name == MASTER && self.convert && !self.rest.contains(&key) {
+                // Without parameters it is zero, which no parameter but zero takes for its own.
+                let zeros = || vec![0.0; plan.tensors[index].elements as usize];
+                let values = params.as_ref().map_or_else(zeros, |params| params.values.clone());
+                tensor.slots.push((MASTER.to_owned(), values));
+                continue;
+            }
+            let (values, scales, found) = self.slot(&key, &tensor.shape, format, slot.signed);
+            let own = planned.iter().find(|own| own.slot == slot.name).filter(|_| found == format);
+            tensor.storage.extend(own.map(|own| SlotStorage { scales, ..own.clone() }));
+            tensor.slots.push((slot.name.to_owned(), values));
+        }
+        for slot in plan.slots_of(index).into_iter().skip(variant.kept_count()) {
+            let key = format!("{}.{}", tensor.name, slot.name);
+            let values = self.entry(&key, |view| {
+                expect(view, Dtype::F32, false)?;
+                float_values(view, &slot.shape)
+            });
+            tensor.slots.push((slot.name.to_owned(), values));
+        }
+        let master = format!("{}.{MASTER}", tensor.name);
+        if self.convert && self.rest.contains(&master) {
+            let values = self.entry(&master, |view| float_values(view, &tensor.shape));
+            if let Some(params) = params {
+                params.values = values;
+            }
+        }
+    }
+
+    /// A slot's values, the scales that they have in q8, and its format in the file.
+    fn slot(
+        &mut self,
+        key: &str,
+        shape: &[u64],
+        format: StateFormat,
+        signed: bool,
+    ) -> (Vec<f32>, Vec<f32>, StateFormat) {
+        let convert = self.convert;
+        let expected = match format {
+            StateFormat::F32 => Dtype::F32,
+            StateFormat::Bf16 => Dtype::BF16,
+            StateFormat::Q8 => Dtype::U8,
+        };
+        let dtype = self.tensors.tensor(key).map_or(expected, |view| view.dtype());
+        if dtype != Dtype::U8 {
+            let values = self.entry(key, |view| {
+                expect(view, expected, convert)?;
+                float_values(view, shape)
+            });
+            return (values, Vec::new(), if dtype == Dtype::BF16 { StateFormat::Bf16 } else { StateFormat::F32 });
+        }
+        let elements = shape.iter().product::<u64>();
+        let blocks = [elements.div_ceil(u64::from(Q8_BLOCK))];
+        let codes = self.entry(key, |view| {
+            expect(view, expected, convert)?;
+            expect_shape(view, shape)?;
+            Ok(view.data().to_vec())
+        });
+        let scales = self.entry(&scales_of(key), |view| {
+            expect(view, Dtype::F32, false)?;
+            float_values(view, &blocks)
+        });
+        let decoded = codes.chunks(Q8_BLOCK as usize).zip(&scales).flat_map(|(c, scale)| q8_values(c, *scale, signed));
+        (decoded.collect(), scales, StateFormat::Q8)
+    }
 }
 
-/// The f32 values of a tensor of a file, if it has that type and shape; else what is wrong.
-pub fn f32_values(view: &TensorView<'_>, shape: &[u64]) -> Result<Vec<f32>, String> {
-    if view.dtype() != Dtype::F32 {
-        return Err(format!("has dtype {:?}, expected F32", view.dtype()));
+fn expect(view: &TensorView<'_>, dtype: Dtype, convert: bool) -> Result<(), String> {
+    if view.dtype() == dtype || convert {
+        return Ok(());
     }
-    if !view.shape().iter().map(|n| *n as u64).eq(shape.iter().copied()) {
-        return Err(format!("has shape {:?}, expected {shape:?}", view.shape()));
+    Err(format!("has dtype {:?}, expected {dtype:?}", view.dtype()))
+}
+
+fn expect_shape(view: &TensorView<'_>, shape: &[u64]) -> Result<(), String> {
+    if view.shape().iter().map(|n| *n as u64).eq(shape.iter().copied()) {
+        return Ok(());
     }
-    Ok(view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
+    Err(format!("has shape {:?}, expected {shape:?}", view.shape()))
+}
+
+/// The values of a tensor of a file, if it has floats of 16 or 32 bits and that shape; else what is wrong.
+pub fn float_values(view: &TensorView<'_>, shape: &[u64]) -> Result<Vec<f32>, String> {
+    let format = match view.dtype() {
+        Dtype::F32 => Format::F32,
+        Dtype::F16 => Format::F16,
+        Dtype::BF16 => Format::Bf16,
+        other => return Err(format!("has dtype {other:?}, expected F32, F16 or BF16")),
+    };
+    expect_shape(view, shape)?;
+    Ok(format.decode(view.data()))
 }

@@ -1,12 +1,14 @@
 //! Checkpoints out.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use safetensors::tensor::{Dtype, TensorView};
+use safetensors::tensor::{Dtype, View};
 
-use super::{Checkpoint, metadata};
+use super::{Checkpoint, TensorParams, dtype_of, metadata, scales_of};
 use crate::state::OptimizerState;
 use crate::step::slot_shape;
+use crate::storage::{Format, StateFormat};
 use crate::{Error, Result};
 
 impl Checkpoint {
@@ -37,22 +39,79 @@ fn encode(
 ) -> Result<Vec<u8>> {
     let mut views = BTreeMap::new();
     for tensor in params.into_iter().flatten() {
-        add(&mut views, tensor.name.clone(), &tensor.shape, &tensor.values)?;
+        add_params(&mut views, tensor)?;
     }
     for tensor in &state.tensors {
         for (slot, values) in &tensor.slots {
+            let key = format!("{}.{slot}", tensor.name);
             let shape = slot_shape(slot, &tensor.shape, values.len());
-            add(&mut views, format!("{}.{slot}", tensor.name), &shape, values)?;
+            let storage = tensor.storage.iter().find(|storage| storage.slot == *slot);
+            match storage.map_or(StateFormat::F32, |storage| storage.format) {
+                StateFormat::F32 => add(&mut views, key, &shape, Dtype::F32, words(values))?,
+                StateFormat::Bf16 => {
+                    let bits = Cow::Owned(Format::Bf16.encode(values));
+                    add(&mut views, key, &shape, Dtype::BF16, bits)?;
+                }
+                StateFormat::Q8 => {
+                    let (codes, scales) = storage.map(|storage| storage.codes(values)).unwrap_or_default();
+                    let blocks = [scales.len() as u64];
+                    add(&mut views, scales_of(&key), &blocks, Dtype::F32, words(&scales).into_owned().into())?;
+                    add(&mut views, key, &shape, Dtype::U8, codes.into())?;
+                }
+            }
         }
     }
     safetensors::serialize(views, Some(metadata::write(state, params.is_some(), extra))).map_err(invalid)
 }
 
-fn add<'a>(views: &mut BTreeMap<String, TensorView<'a>>, key: String, shape: &[u64], values: &'a [f32]) -> Result<()> {
-    let shape = shape.iter().map(|n| *n as usize).collect();
-    // safetensors holds little-endian words, as do all platforms that wgpu runs on.
-    let view = TensorView::new(Dtype::F32, shape, bytemuck::cast_slice(values)).map_err(invalid)?;
-    match views.insert(key.clone(), view) {
+/// An entry of the file: the bits as they are stored.
+struct Entry<'a> {
+    dtype: Dtype,
+    shape: Vec<usize>,
+    bytes: Cow<'a, [u8]>,
+}
+
+impl View for Entry<'_> {
+    fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+    fn data(&self) -> Cow<'_, [u8]> {
+        Cow::Borrowed(&self.bytes)
+    }
+    fn data_len(&self) -> usize {
+        self.bytes.len()
+    }
+}
+
+/// safetensors holds little-endian words, as do all platforms that wgpu runs on.
+fn words(values: &[f32]) -> Cow<'_, [u8]> {
+    Cow::Borrowed(bytemuck::cast_slice(values))
+}
+
+fn add_params<'a>(views: &mut BTreeMap<String, Entry<'a>>, tensor: &'a TensorParams) -> Result<()> {
+    let bytes = match tensor.format {
+        Format::F32 => words(&tensor.values),
+        format => Cow::Owned(format.encode(&tensor.values)),
+    };
+    add(views, tensor.name.clone(), &tensor.shape, dtype_of(tensor.format), bytes)
+}
+
+fn add<'a>(
+    views: &mut BTreeMap<String, Entry<'a>>,
+    key: String,
+    shape: &[u64],
+    dtype: Dtype,
+    bytes: Cow<'a, [u8]>,
+) -> Result<()> {
+    let shape: Vec<_> = shape.iter().map(|n| *n as usize).collect();
+    let expected = shape.iter().product::<usize>() * dtype.bitsize() / 8;
+    if bytes.len() != expected {
+        return Err(invalid(format!("{key:?} has {} bytes, and its shape {shape:?} takes {expected}", bytes.len())));
+    }
+    match views.insert(key.clone(), Entry { dtype, shape, bytes }) {
         None => Ok(()),
         Some(_) => Err(invalid(format!("{key:?} is the name of two entries, of a tensor and of a slot"))),
     }

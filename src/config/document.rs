@@ -25,6 +25,8 @@ struct Document {
     ema: Option<Table>,
     #[serde(default)]
     schedule: Table,
+    #[serde(default)]
+    storage: Table,
 }
 
 impl<'de> Deserialize<'de> for OptimizerConfig {
@@ -40,7 +42,7 @@ impl Document {
             .ok_or_else(|| OptionError::new("rule", "is missing").within("optimizer"))?;
         let mut config = OptimizerConfig::named(&name)?;
         for (key, value) in &self.optimizer {
-            set_option(config.rule.as_mut(), &mut config.common, key, value).map_err(|e| e.within("optimizer"))?;
+            set_option(config.rule.as_mut(), &mut config.common, key, value, &[]).map_err(|e| e.within("optimizer"))?;
         }
         config.groups = self.groups.into_iter().map(group).collect::<Result<_>>()?;
         set_all("gradient", &mut config.gradient, &self.gradient)?;
@@ -49,6 +51,7 @@ impl Document {
             let ema = config.ema.insert(EmaConfig::default());
             set_all("ema", ema, table)?;
         }
+        set_all("storage", &mut config.storage, &self.storage)?;
         config.schedule = schedule(self.schedule)?;
         config.check()?;
         Ok(config)

@@ -3,7 +3,9 @@
 use ndarray::{ArrayD, ArrayViewMutD};
 
 use super::CpuOptimizer;
-use crate::step::EMA;
+use super::stored::Stored;
+use super::tasks::{refresh, round};
+use crate::step::{EMA, MASTER};
 use crate::twin::{Around, Block, ByLine, Element};
 use crate::{Error, Result};
 
@@ -19,9 +21,24 @@ impl<F: Element> CpuOptimizer<F> {
         };
         self.check_shapes(params.iter().map(|p| p.shape()))?;
         for (t, (params, values)) in params.iter_mut().zip(&mut self.states).enumerate() {
-            let slot = self.plan.variant_of(t).engine_slot(EMA).filter(|_| values.steps >= ema.interval);
-            if let Some(average) = slot.and_then(|slot| values.slots.get_mut(slot)) {
-                params.iter_mut().zip(average).for_each(|(p, a)| std::mem::swap(p, a));
+            if values.steps < ema.interval {
+                continue;
+            }
+            let variant = self.plan.variant_of(t);
+            let mut engine = values.slots.iter_mut().zip(&variant.engine);
+            let mut taken = |name| engine.find(|(_, slot)| slot.name == name).and_then(|(stored, _)| stored.wide_mut());
+            // In the order of the engine's slots.
+            let (average, master) = (taken(EMA), taken(MASTER));
+            match (average, master) {
+                (Some(average), Some(master)) => {
+                    let format = variant.storage.params;
+                    let stored: Vec<F> = params.iter().copied().collect();
+                    refresh(format, &stored, master);
+                    std::mem::swap(average, master);
+                    params.iter_mut().zip(master).for_each(|(p, weight)| *p = round(format, *weight));
+                }
+                (Some(average), None) => params.iter_mut().zip(average).for_each(|(p, a)| std::mem::swap(p, a)),
+                _ => {}
             }
         }
         Ok(())
@@ -40,9 +57,14 @@ impl<F: Element> CpuOptimizer<F> {
             let averages = variant.averages() && self.plan.is_live(t) && values.steps > 0;
             if let Some(params) = weights.as_slice_mut().filter(|_| averages) {
                 let rule = self.plan.group_of(t).rule.as_ref();
-                let mut slots = values.slots[variant.engine.len()..].to_vec();
+                let format = variant.storage.params;
+                if let Some(mut master) = variant.engine_slot(MASTER).map(|slot| values.slots[slot].values()) {
+                    refresh(format, params, &mut master);
+                    params.copy_from_slice(&master);
+                }
+                let mut slots: Vec<_> = values.slots[variant.engine.len()..].iter().map(Stored::values).collect();
                 let block = Block {
-                    params,
+                    params: &mut *params,
                     gradients: &[],
                     slots: slots.iter_mut().map(Vec::as_mut_slice).collect(),
                     active: &variant.active,
@@ -51,6 +73,7 @@ impl<F: Element> CpuOptimizer<F> {
                     by_line: ByLine::default(),
                 };
                 F::evaluate(rule, block);
+                params.iter_mut().for_each(|p| *p = round(format, *p));
             }
             weights
         });

@@ -29,9 +29,9 @@ impl<F: Element> TensorStep<F> {
 pub fn clip_units<F: Element>(dense: &[Dense<'_, F>], plan: &Plan, steps: &mut [TensorStep<F>]) {
     for (d, step) in dense.iter().zip(steps) {
         let Some(lines) = plan.units(d.tensor) else { continue };
-        let gradient = d.whole_gradient();
+        let (gradient, weights) = (d.whole_gradient(), d.weights());
         let of_gradients = sums(lines, |e| step.square(gradient, e));
-        let of_weights = sums(lines, |e| d.params[e].f64() * d.params[e].f64());
+        let of_weights = sums(lines, |e| weights[e].f64() * weights[e].f64());
         let factor = |(g, p): (&f64, &f64)| F::of(plan.gradient.unit_coefficient(g.sqrt(), p.sqrt()));
         step.units = Some((lines, of_gradients.iter().zip(&of_weights).map(factor).collect()));
     }

@@ -7,16 +7,15 @@ use std::collections::HashMap;
 use rayon::prelude::*;
 
 use super::Dense;
+use super::tasks::{Rounds, TASK, tasks};
 use crate::gradient::OnNonfinite;
 use crate::hyper::Scalars;
 use crate::lines::Lines;
 use crate::maths;
 use crate::rates::Rates;
 use crate::step::{Plan, Stepping};
-use crate::twin::{Around, Block, ByLine, Element, Factors, Measure, condition};
-
-/// Elements that one task updates: long enough to be worth a task, short enough to spread.
-const TASK: usize = 1 << 15;
+use crate::storage::{Format, Noise};
+use crate::twin::{Around, Element, Measure, condition};
 
 /// Elements that are added up in one go.
 const SUM: usize = 1 << 12;
@@ -47,6 +46,8 @@ pub struct Scales {
 pub struct TensorStep<F> {
     pub scalars: Scalars,
     pub around: Around,
+    /// Random bits of what is rounded by chance.
+    pub noise: Noise,
     /// The factor of each unit's gradient.
     pub units: Option<(Lines, Vec<F>)>,
     /// The mean of each matrix's rows.
@@ -152,6 +153,7 @@ pub fn prepare<F: Element>(
     // Tensors of a group mostly have the same count, and a rule's scalars take powers.
     let mut known: HashMap<(usize, u64), Scalars> = HashMap::new();
     let mut step = |(index, d): (usize, &mut Dense<'_, F>)| {
+        d.take_written_params(plan);
         let group = plan.tensors[d.tensor].group;
         let at = *d.steps + 1;
         let scalars = *known.entry((group, at)).or_insert_with(|| plan.groups[group].rule.scalars(at));
@@ -176,7 +178,8 @@ pub fn prepare<F: Element>(
             share: plan.variant_of(d.tensor).averages().then(|| share(d.weight_sum, lr * scalars[0])),
             ..around(plan)
         };
-        TensorStep { scalars, around, units: None, means: Vec::new() }
+        let noise = Noise { key: plan.noise_key(d.tensor), steps: *d.steps as u32 };
+        TensorStep { scalars, around, noise, units: None, means: Vec::new() }
     };
     dense.iter_mut().enumerate().map(&mut step).collect()
 }
@@ -193,7 +196,10 @@ pub fn update<F: Element>(dense: &mut [Dense<'_, F>], plan: &Plan, mut steps: Ve
         measure(dense, plan, &mut steps);
     }
     let tasks = tasks(dense, plan, &steps);
-    map(tasks, |(_, tensor, block)| F::update(plan.group_of(tensor).rule.as_ref(), block));
+    map(tasks, |task| {
+        let rule = plan.group_of(task.tensor).rule.as_ref();
+        task.run(true, |block| F::update(rule, block));
+    });
     for d in dense {
         *d.steps += 1;
     }
@@ -201,9 +207,10 @@ pub fn update<F: Element>(dense: &mut [Dense<'_, F>], plan: &Plan, mut steps: Ve
 
 /// Finds what ratios and masks need to know of the update.
 fn measure<F: Element>(dense: &mut [Dense<'_, F>], plan: &Plan, steps: &mut [TensorStep<F>]) {
-    let measured = map(tasks(dense, plan, steps), |(index, tensor, block)| {
-        let wanted = plan.variant_of(tensor).measures();
-        (index, if wanted { F::measure(plan.group_of(tensor).rule.as_ref(), block) } else { Measure::default() })
+    let measured = map(tasks(dense, plan, steps), |task| {
+        let (index, rule) = (task.index, plan.group_of(task.tensor).rule.as_ref());
+        let wanted = plan.variant_of(task.tensor).measures();
+        (index, if wanted { task.run(false, |block| F::measure(rule, block)) } else { Measure::default() })
     });
     let mut totals = vec![Measure::default(); dense.len()];
     for (index, part) in measured {
@@ -223,51 +230,36 @@ fn measure<F: Element>(dense: &mut [Dense<'_, F>], plan: &Plan, steps: &mut [Ten
     }
 }
 
-/// The blocks of all tensors, with the places of their tensors among the dense ones and in the plan.
-fn tasks<'a, F: Element>(
-    dense: &'a mut [Dense<'_, F>],
-    plan: &'a Plan,
-    steps: &'a [TensorStep<F>],
-) -> Vec<(usize, usize, Block<'a, F>)> {
-    let mut tasks = Vec::new();
-    for (index, (d, step)) in dense.iter_mut().zip(steps).enumerate() {
-        let mut slots: Vec<_> = d.slots.iter_mut().map(|s| s.chunks_mut(TASK)).collect();
-        let gradient = d.accumulated.as_ref().map_or(d.gradient, |sum| sum.as_slice());
-        let variant = plan.variant_of(d.tensor);
-        let factors = match (&*d.factors, plan.factored(d.tensor)) {
-            ([rows, columns], Some(matrices)) => Some(Factors { matrices, rows, columns, means: &step.means }),
-            _ => None,
-        };
-        let by_line = ByLine {
-            first: 0,
-            units: step.units.as_ref().map(|(lines, factors)| (*lines, factors.as_slice())),
-            mean_square: variant.mean_square(),
-            factors,
-        };
-        for (number, (params, gradients)) in d.params.chunks_mut(TASK).zip(gradient.chunks(TASK)).enumerate() {
-            let slots = slots.iter_mut().filter_map(Iterator::next).collect();
-            let by_line = ByLine { first: (number * TASK) as u64, ..by_line };
-            let (active, scalars, around) = (variant.active.as_slice(), &step.scalars, step.around);
-            let block = Block { params, gradients, slots, active, scalars, around, by_line };
-            tasks.push((index, d.tensor, block));
-        }
-    }
-    tasks
-}
-
 /// Scales tensors that exceed a limit of their norm or largest magnitude.
 pub fn limit<F: Element>(dense: &mut [Dense<'_, F>], plan: &Plan) {
     if plan.weights.tensor_limit().is_none() {
         return;
     }
-    let params: Vec<&[F]> = dense.iter().map(|d| &*d.params).collect();
+    let weights: Vec<&[F]> = dense.iter().map(Dense::weights).collect();
     let plain = Around { clip_value: None, zero_nonfinite: false, ..around(plan) };
-    let (totals, _) = sums(&params, false, &plain);
+    let (totals, _) = sums(&weights, false, &plain);
     for (d, [squares, largest]) in dense.iter_mut().zip(totals) {
         let factor = plan.weights.factor(squares.sqrt(), largest);
-        if factor != 1.0 {
-            let factor = F::of(factor);
-            map(d.params.chunks_mut(TASK).collect(), |chunk| chunk.iter_mut().for_each(|p| *p = *p * factor));
+        if factor == 1.0 {
+            continue;
+        }
+        let factor = F::of(factor);
+        let scale = |chunk: &mut [F]| chunk.iter_mut().for_each(|p| *p = *p * factor);
+        let storage = plan.variant_of(d.tensor).storage;
+        // The step is counted by now.
+        let noise = Noise { key: plan.noise_key(d.tensor), steps: (*d.steps - 1) as u32 }.of_limit();
+        let copy = match &mut d.master {
+            Some(master) => {
+                map(master.chunks_mut(TASK).collect(), scale);
+                master.to_vec()
+            }
+            None => {
+                map(d.params.chunks_mut(TASK).collect(), scale);
+                d.params.to_vec()
+            }
+        };
+        if storage.params != Format::F32 {
+            Rounds { storage, noise, first: 0 }.write(&copy, d.params);
         }
     }
 }
@@ -277,8 +269,10 @@ pub fn average<F: Element>(dense: &mut [Dense<'_, F>], plan: &Plan) {
     let Some(config) = &plan.ema else { return };
     for d in dense {
         let weight = F::of(config.weight(*d.steps));
-        let Some(ema) = d.ema.as_mut().filter(|_| weight != F::zero()) else { continue };
-        let chunks: Vec<_> = ema.chunks_mut(TASK).zip(d.params.chunks(TASK)).collect();
+        let Dense { ema, params, master, .. } = d;
+        let Some(ema) = ema.as_mut().filter(|_| weight != F::zero()) else { continue };
+        let weights = master.as_deref().map_or(&**params, Vec::as_slice);
+        let chunks: Vec<_> = ema.chunks_mut(TASK).zip(weights.chunks(TASK)).collect();
         map(chunks, |(ema, params)| {
             ema.iter_mut().zip(params).for_each(|(a, p)| *a = maths::average(*a, *p, weight));
         });

@@ -1,5 +1,6 @@
 //! Other tensors, other groups, other rows: the state follows, as on the GPU.
 
+use super::stored::Stored;
 use super::{CpuOptimizer, SlotValues};
 use crate::config::OptimizerConfig;
 use crate::tensor::TensorSpec;
@@ -79,7 +80,7 @@ impl<F: Element> CpuOptimizer<F> {
     /// # Errors
     /// There is no such tensor, it is frozen or has no rows, or an old row does not exist; nothing is changed then.
     pub fn set_rows(&mut self, name: &str, rows: &[Option<u32>]) -> Result<()> {
-        let tensor = self.plan.live_tensor(name)?;
+        let tensor = self.plan.movable_tensor(name)?;
         let mut specs: Vec<_> = self.specs().collect();
         let planned = &self.plan.tensors[tensor];
         let (count, width) = planned.rows()?;
@@ -94,14 +95,17 @@ impl<F: Element> CpuOptimizer<F> {
             sources.iter().flat_map(row).collect()
         };
         let old = &self.states[tensor];
-        let slots: Vec<_> = old.slots.iter().zip(initial).map(|(values, x)| gather(values, width, x)).collect();
+        let slots: Vec<_> =
+            old.slots.iter().map(Stored::values).zip(initial).map(|(values, x)| gather(&values, width, x)).collect();
         let widths = self.plan.factor_widths(tensor);
         let by_line =
             |(values, width): (&Vec<F>, &Option<u64>)| width.map_or(values.clone(), |w| gather(values, w, 0.0));
         let factors: Vec<_> = old.factors.iter().zip(&widths).map(by_line).collect();
         self.rebuild(&self.config.clone(), &specs, Some(tensor))?;
         let new = &mut self.states[tensor];
-        new.slots = slots;
+        for (slot, values) in new.slots.iter_mut().zip(slots) {
+            slot.set(&values, None);
+        }
         // None where no elements are left, or were.
         new.factors.iter_mut().zip(factors).for_each(|(to, from)| *to = from);
         Ok(())
@@ -113,13 +117,14 @@ impl<F: Element> CpuOptimizer<F> {
     /// # Errors
     /// There is no such tensor, it is frozen or has no rows, or not so many; nothing is changed then.
     pub fn zero_rows(&mut self, name: &str, rows: &[u32]) -> Result<()> {
-        let tensor = self.plan.live_tensor(name)?;
+        let tensor = self.plan.movable_tensor(name)?;
         let (count, width) = self.plan.tensors[tensor].rows()?;
         if let Some(row) = rows.iter().find(|row| u64::from(**row) >= count) {
             return Err(Error::no_row(name, (*row).into(), count));
         }
         let initial = self.plan.initial_of(tensor);
-        for (values, initial) in self.states[tensor].slots.iter_mut().zip(initial) {
+        for (slot, initial) in self.states[tensor].slots.iter_mut().zip(initial) {
+            let Some(values) = slot.wide_mut() else { continue };
             for row in rows {
                 let first = (u64::from(*row) * width) as usize;
                 values[first..first + width as usize].fill(F::of(initial));

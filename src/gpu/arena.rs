@@ -2,7 +2,10 @@ use wgpu::BufferUsages;
 
 use super::context::Gpu;
 use super::slice::{Slice, Tensor};
-use crate::layout::{ArenaLayout, DeviceLimits};
+use crate::config::OptimizerConfig;
+use crate::layout::{ArenaLayout, DeviceLimits, Formats, Segment};
+use crate::step::Plan;
+use crate::storage::Format;
 use crate::tensor::TensorSpec;
 use crate::{Error, Result};
 
@@ -14,42 +17,67 @@ use crate::{Error, Result};
 pub struct Arena {
     gpu: Gpu,
     tensors: Vec<Tensor>,
+    formats: Vec<Formats>,
 }
 
 impl Arena {
-    /// Allocates parameters and gradients for tensors of those names and shapes.
+    /// Allocates parameters and gradients in f32 for tensors of those names and shapes.
     ///
     /// # Errors
     /// A tensor is longer than the device's longest buffer, or the device is out of memory.
     pub fn new(gpu: &Gpu, specs: impl IntoIterator<Item = TensorSpec>) -> Result<Self> {
         let specs: Vec<_> = specs.into_iter().collect();
-        let layout = ArenaLayout::new(&specs, gpu.limits())?;
+        let formats = vec![Formats::default(); specs.len()];
+        Self::with_formats(gpu, specs, formats)
+    }
+
+    /// Allocates parameters and gradients as a configuration stores them.
+    ///
+    /// # Errors
+    /// What [`Plan::new`] refuses, and as [`Arena::new`].
+    pub fn for_config(
+        gpu: &Gpu,
+        config: &OptimizerConfig,
+        specs: impl IntoIterator<Item = TensorSpec>,
+    ) -> Result<Self> {
+        let specs: Vec<_> = specs.into_iter().collect();
+        let formats = formats_of(config, &specs)?;
+        Self::with_formats(gpu, specs, formats)
+    }
+
+    fn with_formats(gpu: &Gpu, specs: Vec<TensorSpec>, formats: Vec<Formats>) -> Result<Self> {
+        let layout = ArenaLayout::new(&specs, &formats, gpu.limits())?;
         let usage = BufferUsages::STORAGE | BufferUsages::COPY_SRC | BufferUsages::COPY_DST;
-        let segments = |what: &str| {
-            let sizes = layout.segments.iter().map(|size| gpu.buffer(what, (*size).max(4), usage));
+        let segments = |what: &str, which: usize| {
+            let sizes = layout.segments.iter().map(|segment| gpu.buffer(what, segment.bytes()[which].max(4), usage));
             sizes.collect::<Result<Vec<_>>>()
         };
-        let params = segments("arena parameters")?;
-        let gradients = segments("arena gradients")?;
+        let params = segments("arena parameters", 0)?;
+        let gradients = segments("arena gradients", 1)?;
         let tensors = specs
             .into_iter()
             .zip(layout.places)
-            .map(|(spec, (segment, offset))| {
-                let size = spec.elements().unwrap_or(0) * 4;
-                let slice = |buffer: &wgpu::Buffer| Slice { padded: true, ..Slice::new(buffer, offset, size) };
-                let gradient = Some(slice(&gradients[segment]));
-                Tensor { params: slice(&params[segment]), gradient, spec }
+            .zip(&formats)
+            .map(|((spec, (segment, element)), formats)| {
+                let count = spec.elements().unwrap_or(0);
+                let slice = |buffer: &wgpu::Buffer, format: Format| {
+                    let slice = Slice::new(buffer, element * format.bytes(), count * format.bytes());
+                    Slice { padded: true, ..slice }
+                };
+                let gradient = Some(slice(&gradients[segment], formats[1]));
+                Tensor { params: slice(&params[segment], formats[0]), gradient, spec }
             })
             .collect();
-        Ok(Self { gpu: gpu.clone(), tensors })
+        Ok(Self { gpu: gpu.clone(), tensors, formats })
     }
 
-    /// Bytes that [`Arena::new`] will ask the device for: parameters and gradients.
+    /// Bytes that [`Arena::for_config`] will ask the device for: parameters and gradients.
     ///
     /// # Errors
-    /// A tensor is longer than the longest buffer.
-    pub fn bytes(specs: &[TensorSpec], limits: &DeviceLimits) -> Result<u64> {
-        Ok(2 * ArenaLayout::new(specs, limits)?.segments.iter().sum::<u64>())
+    /// What [`Plan::new`] refuses, or a tensor is longer than the longest buffer.
+    pub fn bytes(config: &OptimizerConfig, specs: &[TensorSpec], limits: &DeviceLimits) -> Result<u64> {
+        let layout = ArenaLayout::new(specs, &formats_of(config, specs)?, limits)?;
+        Ok(layout.segments.iter().flat_map(Segment::bytes).sum())
     }
 
     /// The tensors, ready for an optimizer.
@@ -85,19 +113,29 @@ impl Arena {
         tensor.gradient.as_ref().ok_or_else(|| Error::tensor(name, "it has no gradient"))
     }
 
-    /// Writes a tensor's parameters.
+    /// Writes a tensor's parameters, rounded to their storage.
     ///
     /// # Errors
     /// There is no such tensor, or it has another number of elements.
     pub fn write_params(&self, name: &str, values: &[f32]) -> Result<()> {
-        self.gpu.write(self.params(name)?, values)
+        self.gpu.write_as(self.params(name)?, self.formats_named(name)?[0], values)
     }
 
-    /// Writes a tensor's gradient.
+    /// Writes a tensor's gradient, rounded to its storage.
     ///
     /// # Errors
     /// There is no such tensor, or it has another number of elements.
     pub fn write_gradient(&self, name: &str, values: &[f32]) -> Result<()> {
-        self.gpu.write(self.gradient(name)?, values)
+        self.gpu.write_as(self.gradient(name)?, self.formats_named(name)?[1], values)
     }
+
+    fn formats_named(&self, name: &str) -> Result<Formats> {
+        let tensor = self.tensors.iter().position(|t| t.spec.name == name);
+        tensor.map(|t| self.formats[t]).ok_or_else(|| Error::tensor(name, "there is no such tensor in the arena"))
+    }
+}
+
+fn formats_of(config: &OptimizerConfig, specs: &[TensorSpec]) -> Result<Vec<Formats>> {
+    let plan = Plan::new(config, specs)?;
+    Ok((0..specs.len()).map(|t| plan.formats_of(t)).collect())
 }

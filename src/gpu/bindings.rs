@@ -11,8 +11,9 @@ use super::pipelines::{Bindings, Kind};
 use super::rows::SpanRow;
 use super::slice::Slice;
 use crate::Result;
-use crate::layout::{GradientPlace, Layout, Span};
+use crate::layout::{GradientPlace, Layout, Span, Window};
 use crate::shader::Access;
+use crate::storage::{StateFormat, code_table};
 
 /// Times that the gradients may be bound elsewhere before a bind group not used since is dropped: it
 /// keeps its buffers alive. Frameworks cycle through a few buffers.
@@ -65,22 +66,27 @@ struct Entry {
 #[derive(Debug)]
 pub struct SpanCache {
     accumulates: bool,
+    /// The tables of q8, where some state is compressed.
+    codes: Option<wgpu::Buffer>,
     entries: HashMap<Key, Entry>,
     round: u64,
 }
 
-pub fn update_bindings(access: Access, has_state: bool) -> Bindings {
+/// Of the kernels that change parameters, with the state, and the codes of compressed state.
+pub fn update_bindings(access: Access, has_state: bool, has_codes: bool) -> Bindings {
     let gradients = if access.writes_gradients() { Kind::Write } else { Kind::Read };
     let mut bindings = vec![(0, Kind::Write), (1, gradients)];
     bindings.extend(has_state.then_some((2, Kind::Write)));
     bindings.push((3, Kind::Uniform));
+    bindings.extend(has_codes.then_some((4, Kind::Uniform)));
     bindings
 }
 
-/// Of sums by unit, likewise.
-pub fn unit_bindings(accumulates: bool) -> Bindings {
+/// Of sums by unit, with the state if there is any: it may hold sums of micro-batches, and copies of
+/// parameters.
+pub fn unit_bindings(has_state: bool) -> Bindings {
     let mut bindings = vec![(0, Kind::Read)];
-    bindings.extend(scan_bindings(accumulates));
+    bindings.extend(scan_bindings(has_state));
     bindings
 }
 
@@ -93,8 +99,12 @@ pub fn scan_bindings(accumulates: bool) -> Bindings {
 }
 
 impl SpanCache {
-    pub fn new(accumulates: bool) -> Self {
-        Self { accumulates, entries: HashMap::new(), round: 0 }
+    pub fn new(gpu: &Gpu, layout: &Layout, accumulates: bool) -> Result<Self> {
+        let codes = match layout.windows.iter().any(has_codes) {
+            true => Some(gpu.buffer_of("codes", bytemuck::cast_slice(&codes()), BufferUsages::UNIFORM)?),
+            false => None,
+        };
+        Ok(Self { accumulates, codes, entries: HashMap::new(), round: 0 })
     }
 
     /// The dispatches for gradients at those slices, by tensor.
@@ -181,61 +191,76 @@ impl SpanCache {
         }
         let rows = gpu.buffer_of("spans", &rows, BufferUsages::UNIFORM)?;
         for (index, key) in keys.into_iter().enumerate() {
-            let bound =
-                bind(gpu, layout, windows, lines, &key, (&rows, index as u64 * UNIFORM_STRIDE), self.accumulates)?;
+            let row = (&rows, index as u64 * UNIFORM_STRIDE);
+            let bound = self.bind_span(gpu, layout, windows, lines, &key, row)?;
             self.entries.insert(key, Entry { bound, used: self.round });
         }
         Ok(())
     }
+
+    fn bind_span(
+        &self,
+        gpu: &Gpu,
+        layout: &Layout,
+        windows: &[WindowBuffers],
+        lines: Option<&LineTables>,
+        key: &Key,
+        (rows, row): (&wgpu::Buffer, u64),
+    ) -> Result<BoundSpan> {
+        let span = &key.span;
+        let window = &layout.windows[span.window];
+        let buffers = &windows[span.window];
+        let access = Access { vector: span.vector, aliased: buffers.params == key.gradient, clear: key.clear };
+        let part = |buffer, bytes: &std::ops::Range<u64>| wgpu::BufferBinding {
+            buffer,
+            offset: bytes.start,
+            size: std::num::NonZeroU64::new(bytes.end - bytes.start),
+        };
+        let gradients = part(&key.gradient, &span.gradient_bytes);
+        let uniform = part(rows, &(row..row + size_of::<SpanRow>() as u64));
+        let mut entries = vec![(0, part(&buffers.params, &window.bytes)), (1, gradients.clone())];
+        entries.extend(buffers.state.as_ref().map(|state| (2, state.as_entire_buffer_binding())));
+        entries.push((3, uniform.clone()));
+        let codes = self.codes.as_ref().filter(|_| has_codes(window));
+        entries.extend(codes.map(|codes| (4, codes.as_entire_buffer_binding())));
+        let update = gpu.layout(&update_bindings(access, buffers.state.is_some(), codes.is_some()))?;
+        let scan = gpu.layout(&scan_bindings(self.accumulates))?;
+        let mut scan_entries = vec![(1, gradients)];
+        let sums = buffers.state.as_ref().filter(|_| self.accumulates);
+        scan_entries.extend(sums.map(|state| (2, state.as_entire_buffer_binding())));
+        scan_entries.push((3, uniform.clone()));
+        let lines = lines.map(|tables| -> Result<_> {
+            let [units, gradients] = jobs(Some(tables), span);
+            let mut entries = vec![(0, part(&buffers.params, &window.bytes)), scan_entries[0].clone()];
+            entries.extend(buffers.state.as_ref().map(|state| (2, state.as_entire_buffer_binding())));
+            entries.push((3, uniform));
+            let bindings = unit_bindings(buffers.state.is_some());
+            Ok(BoundLines {
+                units: gpu.bind_group("unit span", &gpu.layout(&bindings)?, &entries)?,
+                unit_workgroups: gpu.limits().dispatch(units.len() as u32),
+                gradient_workgroups: gpu.limits().dispatch(gradients.len() as u32),
+            })
+        });
+        Ok(BoundSpan {
+            variant: window.variant,
+            access,
+            update: gpu.bind_group("update span", &update, &entries)?,
+            scan: gpu.bind_group("scan span", &scan, &scan_entries)?,
+            workgroups: gpu.limits().dispatch(span.blocks.len() as u32),
+            lines: lines.transpose()?,
+        })
+    }
 }
 
-fn bind(
-    gpu: &Gpu,
-    layout: &Layout,
-    windows: &[WindowBuffers],
-    lines: Option<&LineTables>,
-    key: &Key,
-    (rows, row): (&wgpu::Buffer, u64),
-    accumulates: bool,
-) -> Result<BoundSpan> {
-    let span = &key.span;
-    let window = &layout.windows[span.window];
-    let buffers = &windows[span.window];
-    let access = Access { vector: span.vector, aliased: buffers.params == key.gradient, clear: key.clear };
-    let part = |buffer, bytes: &std::ops::Range<u64>| wgpu::BufferBinding {
-        buffer,
-        offset: bytes.start,
-        size: std::num::NonZeroU64::new(bytes.end - bytes.start),
-    };
-    let gradients = part(&key.gradient, &span.gradient_bytes);
-    let uniform = part(rows, &(row..row + size_of::<SpanRow>() as u64));
-    let mut entries = vec![(0, part(&buffers.params, &window.bytes)), (1, gradients.clone())];
-    entries.extend(buffers.state.as_ref().map(|state| (2, state.as_entire_buffer_binding())));
-    entries.push((3, uniform.clone()));
-    let update = gpu.layout(&update_bindings(access, buffers.state.is_some()))?;
-    let scan = gpu.layout(&scan_bindings(accumulates))?;
-    let mut scan_entries = vec![(1, gradients)];
-    let sums = buffers.state.as_ref().filter(|_| accumulates);
-    scan_entries.extend(sums.map(|state| (2, state.as_entire_buffer_binding())));
-    scan_entries.push((3, uniform));
-    let lines = lines.map(|tables| -> Result<_> {
-        let [units, gradients] = jobs(Some(tables), span);
-        let mut entries = vec![(0, part(&buffers.params, &window.bytes))];
-        entries.extend(scan_entries.iter().cloned());
-        Ok(BoundLines {
-            units: gpu.bind_group("unit span", &gpu.layout(&unit_bindings(accumulates))?, &entries)?,
-            unit_workgroups: gpu.limits().dispatch(units.len() as u32),
-            gradient_workgroups: gpu.limits().dispatch(gradients.len() as u32),
-        })
-    });
-    Ok(BoundSpan {
-        variant: window.variant,
-        access,
-        update: gpu.bind_group("update span", &update, &entries)?,
-        scan: gpu.bind_group("scan span", &scan, &scan_entries)?,
-        workgroups: gpu.limits().dispatch(span.blocks.len() as u32),
-        lines: lines.transpose()?,
-    })
+fn has_codes(window: &Window) -> bool {
+    window.slots.contains(&StateFormat::Q8)
+}
+
+/// `Codes` of `shaders/storage/q8.wgsl`.
+fn codes() -> Vec<f32> {
+    let tables = [true, false].map(code_table);
+    let values = tables.iter().flat_map(|table| table.values);
+    values.chain(tables.iter().flat_map(|table| table.bounds)).collect()
 }
 
 /// A span's jobs by unit, and by row and column.

@@ -10,7 +10,7 @@ use super::pipelines::{Author, Bindings, Kind};
 use super::rows::LineSet;
 use crate::Result;
 use crate::shader::{self, ByLine};
-use crate::step::Plan;
+use crate::step::{Plan, Variant};
 
 /// What goes by lines, ready to record.
 #[derive(Debug)]
@@ -18,9 +18,12 @@ pub struct Lines {
     pub tables: LineTables,
     /// Values by line, the headers first.
     pub values: wgpu::Buffer,
+    /// What goes by units, by rows and columns, and by the rows' averages.
     pub units: Option<Sum>,
     pub gradients: Option<Sum>,
     pub rows: Option<Sum>,
+    /// Adds the rows' averages up; the other sums are the spans' own.
+    pub sum_rows: wgpu::ComputePipeline,
     pub fold: wgpu::ComputePipeline,
     /// For pipelines whose first group is empty.
     pub nothing: wgpu::BindGroup,
@@ -29,7 +32,6 @@ pub struct Lines {
 /// One sum along lines, and what is made of it.
 #[derive(Debug)]
 pub struct Sum {
-    pub pipeline: wgpu::ComputePipeline,
     pub tables: wgpu::BindGroup,
     pub fold: wgpu::BindGroup,
     pub folds: u32,
@@ -56,6 +58,20 @@ pub fn fold_bindings() -> Bindings {
     vec![(0, Read), (1, Uniform), (2, Read), (3, Read), (4, Read), (5, Read), (6, Write)]
 }
 
+fn reads_values(plan: &Plan, by: ByLine) -> bool {
+    by == ByLine::Rows || (by == ByLine::Gradients && plan.gradient.clip_adaptive.is_some())
+}
+
+/// The pipeline of a sum that goes by the spans of a variant.
+pub fn span_sum(gpu: &Gpu, plan: &Plan, code: &Variant, by: ByLine) -> Result<wgpu::ComputePipeline> {
+    let span = match by {
+        ByLine::Units => bindings::unit_bindings(code.kept_count() > 0),
+        ByLine::Gradients | ByLine::Rows => bindings::scan_bindings(plan.gradient.accumulates()),
+    };
+    let kernel = shader::sum_lines(code, &plan.gradient, by);
+    gpu.pipeline(kernel, Author::Ours, &[span, sum_bindings(reads_values(plan, by))])
+}
+
 impl Lines {
     pub fn new(gpu: &Gpu, plan: &Plan, tables: LineTables, shared: &Shared<'_>) -> Result<Self> {
         let usage = BufferUsages::STORAGE;
@@ -70,23 +86,15 @@ impl Lines {
             usage | BufferUsages::COPY_SRC | BufferUsages::COPY_DST,
         )?;
         gpu.queue().write_buffer(&values, 0, cast_slice(&tables.headers));
-        let accumulates = plan.gradient.accumulates();
         let sum = |by: ByLine, stage: &Stage| -> Result<Option<Sum>> {
             if stage.jobs.is_empty() {
                 return Ok(None);
             }
-            let reads_values = by == ByLine::Rows || (by == ByLine::Gradients && plan.gradient.clip_adaptive.is_some());
+            let reads_values = reads_values(plan, by);
             let jobs = gpu.buffer_of("line jobs", cast_slice(&stage.jobs), usage)?;
             let folds = gpu.buffer_of("line folds", cast_slice(&stage.folds), usage)?;
             let Shared { settings, verdicts, lanes } = shared;
-            let span = match by {
-                ByLine::Units => bindings::unit_bindings(accumulates),
-                ByLine::Gradients => bindings::scan_bindings(accumulates),
-                ByLine::Rows => Vec::new(),
-            };
-            let kernel = shader::sum_lines(&plan.gradient, by);
             Ok(Some(Sum {
-                pipeline: gpu.pipeline(kernel, Author::Ours, &[span, sum_bindings(reads_values)])?,
                 // The bindings say how many of these there are.
                 tables: gpu.bind_all(
                     "lines",
@@ -102,7 +110,9 @@ impl Lines {
                 jobs: stage.jobs.len() as u32,
             }))
         };
+        let rows = shader::sum_lines(&plan.variants[0], &plan.gradient, ByLine::Rows);
         Ok(Self {
+            sum_rows: gpu.pipeline(rows, Author::Ours, &[Vec::new(), sum_bindings(true)])?,
             units: sum(ByLine::Units, &tables.units)?,
             gradients: sum(ByLine::Gradients, &tables.gradients)?,
             rows: sum(ByLine::Rows, &tables.rows)?,

@@ -9,6 +9,7 @@ use super::faults::Faults;
 use super::pipelines::{Bindings, Pipelines};
 use super::slice::Slice;
 use crate::layout::DeviceLimits;
+use crate::storage::Format;
 use crate::{Error, Result, shader};
 
 /// How long a blocking call waits for the device, unless told otherwise.
@@ -182,11 +183,23 @@ impl Gpu {
     /// # Errors
     /// The values do not fit the slice, or the buffer cannot be written to.
     pub fn write(&self, slice: &Slice, values: &[f32]) -> Result<()> {
-        if values.len() as u64 * 4 != slice.size {
-            let reason = format!("{} values for a slice of {} bytes", values.len(), slice.size);
+        self.write_as(slice, Format::F32, values)
+    }
+
+    /// Writes values to a slice as that format, rounded to nearest. Where they end within a word, the
+    /// rest of it becomes zero.
+    ///
+    /// # Errors
+    /// The values do not fit the slice, or the buffer cannot be written to.
+    pub fn write_as(&self, slice: &Slice, format: Format, values: &[f32]) -> Result<()> {
+        if values.len() as u64 * format.bytes() != slice.size {
+            let (count, format) = (values.len(), format.name());
+            let reason = format!("{count} values in {format} for a slice of {} bytes", slice.size);
             return Err(Error::Device { what: "a write".to_owned(), reason });
         }
-        self.put(&slice.buffer, slice.offset, bytemuck::cast_slice(values))
+        let mut bytes = format.encode(values);
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        self.put(&slice.buffer, slice.offset, &bytes)
     }
 
     /// Writes bytes to a buffer, ordered with the queue's submissions.

@@ -39,14 +39,14 @@ impl Optimizer {
 
     /// Records that the parameters of rules that average their iterates (`schedule_free_adamw`) become
     /// the weights to evaluate with. Those to train with are kept beside, to the bit, in memory that is
-    /// allocated the first time: 4 bytes a parameter. Tensors that have taken no step, or have no
+    /// allocated the first time, as much as the parameters. Tensors that have taken no step, or have no
     /// gradient bound, stay as they are.
     ///
     /// Until [`Optimizer::end_evaluation`] is recorded, no step can be.
     ///
     /// # Errors
-    /// No rule averages its iterates; the last evaluation has not ended; the usage of a parameter
-    /// buffer lacks `COPY_SRC` or `COPY_DST`; the device is lost or out of memory.
+    /// No rule averages its iterates; the last evaluation has not ended; parameters of 16 bits end within
+    /// a word that is not padding; the usage of a parameter buffer lacks `COPY_SRC` or `COPY_DST`; the device is lost or out of memory.
     pub fn begin_evaluation(&mut self, encoder: &mut wgpu::CommandEncoder) -> Result<()> {
         if !self.plan.averages() {
             let problem = "no rule averages its iterates: its parameters are those to evaluate with";
@@ -58,8 +58,8 @@ impl Optimizer {
         }
         let bound = self.bind()?;
         for (tensor, kept) in &self.evaluation.kept {
-            let Slice { buffer, offset, size, .. } = &self.tensors[*tensor].params;
-            encoder.copy_buffer_to_buffer(buffer, *offset, kept, 0, *size);
+            let Slice { buffer, offset, .. } = &self.tensors[*tensor].params;
+            encoder.copy_buffer_to_buffer(buffer, *offset, kept, 0, kept.size());
         }
         let descriptor = wgpu::ComputePassDescriptor { label: Some("evaluation weights"), timestamp_writes: None };
         self.recorder(&bound.spans, None).evaluate(&mut encoder.begin_compute_pass(&descriptor));
@@ -76,8 +76,8 @@ impl Optimizer {
             return Err(Error::Config("end_evaluation: none has begun".to_owned()));
         }
         for (tensor, kept) in &self.evaluation.kept {
-            let Slice { buffer, offset, size, .. } = &self.tensors[*tensor].params;
-            encoder.copy_buffer_to_buffer(kept, 0, buffer, *offset, *size);
+            let Slice { buffer, offset, .. } = &self.tensors[*tensor].params;
+            encoder.copy_buffer_to_buffer(kept, 0, buffer, *offset, kept.size());
         }
         self.evaluation.active = false;
         Ok(())
@@ -103,8 +103,12 @@ impl Optimizer {
                     let problem = format!("its parameters cannot be kept: usage {usage:?} lacks COPY_SRC or COPY_DST");
                     return Err(Error::tensor(&self.tensors[t].spec.name, problem));
                 }
+                if !params.size.is_multiple_of(4) && !params.padded {
+                    let problem = "its parameters cannot be kept: they end within a word, whose rest is not theirs";
+                    return Err(Error::tensor(&self.tensors[t].spec.name, problem));
+                }
                 let copied = BufferUsages::COPY_SRC | BufferUsages::COPY_DST;
-                Ok((t, self.gpu.buffer("training weights", params.size, copied)?))
+                Ok((t, self.gpu.buffer("training weights", params.size.next_multiple_of(4), copied)?))
             })
             .collect()
     }

@@ -209,7 +209,7 @@ fn places(layout: &Layout) -> Vec<(usize, u32, LineJob)> {
                 end_element: piece.elements.end as u32,
                 start: first.start,
                 state: first.state,
-                block_state: (BLOCK * window.slots) as u32,
+                block_state: window.slots.iter().map(|slot| slot.words(BLOCK as u32)).sum(),
                 ..LineJob::zeroed()
             };
             places.push((piece.tensor, piece.blocks.start, place));
@@ -236,9 +236,18 @@ mod tests {
             .filter(|t| plan.is_live(*t))
             .map(|t| {
                 let elements = plan.tensors[t].elements;
-                let slots = plan.variant_of(t).kept_count() as u64;
-                let variant = plan.tensors[t].variant;
-                let placement = Placement { tensor: t, elements, variant, slots, buffer: 0, offset, padded: false };
+                let [params, gradients] = plan.formats_of(t);
+                let placement = Placement {
+                    tensor: t,
+                    elements,
+                    variant: plan.tensors[t].variant,
+                    params,
+                    gradients,
+                    slots: plan.variant_of(t).formats().collect(),
+                    buffer: 0,
+                    offset,
+                    padded: false,
+                };
                 offset += elements * 4;
                 placement
             })

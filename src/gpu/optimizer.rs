@@ -73,7 +73,7 @@ impl Optimizer {
         let windows = windows(gpu, &plan, &layout, &tensors)?;
         let step_table = StepTable::new(gpu, &plan, &rates)?;
         let tables = Tables::new(gpu, &plan, &layout, &step_table)?;
-        let spans = SpanCache::new(plan.gradient.accumulates());
+        let spans = SpanCache::new(gpu, &layout, plan.gradient.accumulates())?;
         let mut optimizer = Self {
             reports: Reports::new(gpu, tables::control_bytes(&plan))?,
             kernels: Kernels::new(gpu, &plan)?,

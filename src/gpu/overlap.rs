@@ -25,7 +25,7 @@ impl ParamMap {
         let mut buffers: HashMap<wgpu::Buffer, Vec<Stretch>> = HashMap::new();
         for (index, tensor) in tensors.iter().enumerate() {
             let slice = &tensor.params;
-            slice.check(&tensor.spec, plan.tensors[index].elements, "parameters")?;
+            slice.check(&tensor.spec, plan.tensors[index].elements, plan.formats_of(index)[0], "parameters")?;
             if slice.size > 0 {
                 let stretch = Stretch { start: slice.offset, end: slice.end(), tensor: index };
                 buffers.entry(slice.buffer.clone()).or_default().push(stretch);
@@ -51,7 +51,8 @@ impl ParamMap {
 
     /// Checks a gradient by itself, and that it lies in nobody's parameters.
     pub fn check_gradient(&self, plan: &Plan, tensors: &[Tensor], tensor: usize, gradient: &Slice) -> Result<()> {
-        gradient.check(&tensors[tensor].spec, plan.tensors[tensor].elements, "gradient")?;
+        let format = plan.formats_of(tensor)[1];
+        gradient.check(&tensors[tensor].spec, plan.tensors[tensor].elements, format, "gradient")?;
         let Some(stretches) = self.buffers.get(&gradient.buffer).filter(|_| gradient.size > 0) else {
             return Ok(());
         };

@@ -5,7 +5,6 @@ use super::by_line::{Lines, Sum};
 use super::kernels::{Kernels, SpanKernels};
 use super::tables::{Tables, Watch};
 use crate::layout::DeviceLimits;
-use crate::shader::Access;
 use crate::step::{Pass, Plan};
 
 /// What a step is recorded from.
@@ -22,12 +21,12 @@ pub struct Recorder<'a> {
 impl Recorder<'_> {
     pub fn record(&self, pass: &mut wgpu::ComputePass<'_>) {
         if let Some(watch) = self.watch {
-            self.scan(pass, &watch.scan, |access| self.kernels.watch(access));
+            self.scan(pass, &watch.scan, |k| k.watch.as_ref());
             self.sum(pass, &watch.sum_gradients, 1);
         }
         for kind in self.plan.passes() {
             match kind {
-                Pass::Scan => self.scan(pass, &self.tables.scan, |access| self.kernels.scan(access)),
+                Pass::Scan => self.scan(pass, &self.tables.scan, |k| k.scan.as_ref()),
                 Pass::SumGradients | Pass::SumWeights => self.sum(pass, &self.tables.sum, 1),
                 Pass::Prepare => self.prepare(pass),
                 Pass::SumUnits | Pass::SumLines | Pass::SumRows => self.sum_lines(pass, kind),
@@ -52,15 +51,16 @@ impl Recorder<'_> {
         self.each(pass, &self.tables.evaluate, |k| k.evaluate.as_ref());
     }
 
-    fn scan<'k>(
+    fn scan(
         &self,
         pass: &mut wgpu::ComputePass<'_>,
         tables: &wgpu::BindGroup,
-        kernel: impl Fn(Access) -> Option<&'k wgpu::ComputePipeline>,
+        kernel: impl Fn(&SpanKernels) -> Option<&wgpu::ComputePipeline>,
     ) {
         pass.set_bind_group(1, tables, &[]);
         for span in self.spans {
-            if let Some(pipeline) = kernel(span.access) {
+            let kernels = self.kernels.span(span.variant, span.access);
+            if let Some(pipeline) = kernels.and_then(&kernel) {
                 pass.set_pipeline(pipeline);
                 pass.set_bind_group(0, &span.scan, &[]);
                 dispatch(pass, span);
@@ -89,21 +89,23 @@ impl Recorder<'_> {
 
     fn sum_lines(&self, pass: &mut wgpu::ComputePass<'_>, kind: Pass) {
         let Some((lines, sum)) = self.line_sum(kind) else { return };
-        pass.set_pipeline(&sum.pipeline);
         pass.set_bind_group(1, &sum.tables, &[]);
         if kind == Pass::SumRows {
+            pass.set_pipeline(&lines.sum_rows);
             pass.set_bind_group(0, &lines.nothing, &[]);
             let [x, y] = self.limits.dispatch(sum.jobs);
             pass.dispatch_workgroups(x, y, 1);
             return;
         }
         for span in self.spans {
-            let Some(bound) = &span.lines else { continue };
-            let (group, [x, y]) = match kind {
-                Pass::SumUnits => (&bound.units, bound.unit_workgroups),
-                _ => (&span.scan, bound.gradient_workgroups),
+            let kernels = self.kernels.span(span.variant, span.access);
+            let (Some(bound), Some(kernels)) = (&span.lines, kernels) else { continue };
+            let (pipeline, group, [x, y]) = match kind {
+                Pass::SumUnits => (&kernels.sum_units, &bound.units, bound.unit_workgroups),
+                _ => (&kernels.sum_lines, &span.scan, bound.gradient_workgroups),
             };
-            if x > 0 {
+            if let Some(pipeline) = pipeline.as_ref().filter(|_| x > 0) {
+                pass.set_pipeline(pipeline);
                 pass.set_bind_group(0, group, &[]);
                 pass.dispatch_workgroups(x, y, 1);
             }

@@ -9,6 +9,7 @@ use super::slice::Tensor;
 use super::transfer;
 use super::upload::Upload;
 use crate::config::OptimizerConfig;
+use crate::layout::StatePart;
 use crate::state::OptimizerState;
 use crate::{Error, Result};
 
@@ -67,7 +68,7 @@ impl Optimizer {
     /// There is no such tensor, it is frozen, or its rows are not of that length; an old row does not exist; the
     /// new memory overlaps that of any tensor; as [`Optimizer::add_tensors`]. Nothing is changed then.
     pub fn set_rows(&mut self, tensor: Tensor, rows: &[Option<u32>]) -> Result<()> {
-        let index = self.plan.live_tensor(&tensor.spec.name)?;
+        let index = self.plan.movable_tensor(&tensor.spec.name)?;
         let sources = self.plan.tensors[index].row_sources(&tensor.spec, rows)?;
         let old = &self.tensors[index].params;
         if old.buffer == tensor.params.buffer && old.offset < tensor.params.end() && tensor.params.offset < old.end() {
@@ -199,15 +200,15 @@ impl Optimizer {
         // By tensor, slot and first element: window and word.
         let mut places = HashMap::new();
         for window in 0..self.layout.windows.len() {
-            self.layout.for_each_state(window, |tensor, slot, elements, words| {
-                places.insert((tensor, slot, elements.start), (window, words.start));
+            self.layout.for_each_state(window, |part| {
+                places.insert((part.tensor, part.slot, part.elements.start), (window, part.words.start));
             });
         }
         let kept: HashSet<usize> = old.iter().flatten().copied().collect();
         places.retain(|(tensor, ..), _| kept.contains(tensor));
         let mut copies: Vec<Copy> = Vec::new();
         for window in 0..next.layout.windows.len() {
-            next.layout.for_each_state(window, |tensor, slot, elements, words| {
+            next.layout.for_each_state(window, |StatePart { tensor, slot, elements, words, .. }| {
                 let Some(source) = old[tensor].filter(|_| moved != Some(tensor)) else { return };
                 let name = next.plan.variant_of(tensor).kept().nth(slot).map(|s| s.name);
                 let Some(slot) = self.plan.variant_of(source).kept().position(|s| Some(s.name) == name) else {

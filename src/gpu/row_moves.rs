@@ -147,7 +147,7 @@ impl Optimizer {
     /// Nothing is recorded then.
     pub fn zero_rows(&mut self, encoder: &mut wgpu::CommandEncoder, name: &str, rows: &[u32]) -> Result<()> {
         self.check_training("zero_rows")?;
-        let tensor = self.plan.live_tensor(name)?;
+        let tensor = self.plan.movable_tensor(name)?;
         let planned = &self.plan.tensors[tensor];
         let (count, width) = planned.rows()?;
         let mut sources = vec![KEEP; count as usize];

@@ -116,7 +116,8 @@ pub struct TensorRow {
     pub elements: f32,
     /// 1 where the rule averages its iterates.
     pub averages: u32,
-    pub spare: [u32; 2],
+    pub key: u32,
+    pub spare: u32,
 }
 
 /// The head of `Control` of `shaders/control.wgsl`; the tensors' counts follow.
@@ -189,7 +190,8 @@ pub struct Verdict {
     pub coefficient: f32,
     pub elements: f32,
     pub share: f32,
-    pub spare: [u32; 2],
+    pub key: u32,
+    pub steps: u32,
 }
 
 /// The first four words of a lane in the step table, which `resolve` in `shaders/prepare.wgsl` reads.

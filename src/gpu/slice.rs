@@ -1,6 +1,7 @@
 use wgpu::{Buffer, BufferAddress, BufferBinding, BufferUsages};
 
 use super::readback::Source;
+use crate::storage::Format;
 use crate::tensor::TensorSpec;
 use crate::{Error, Result};
 
@@ -11,9 +12,9 @@ pub struct Slice {
     pub buffer: Buffer,
     /// Its start in the buffer in bytes, a multiple of 4.
     pub offset: BufferAddress,
-    /// Its length in bytes, 4 for each element.
+    /// Its length in bytes: 4 for each element, or 2 where the storage has 16 bits.
     pub size: BufferAddress,
-    /// Whether the rest of its last 16 bytes is padding that nothing else uses.
+    /// Whether the rest of its last four elements is padding that nothing else uses.
     pub(crate) padded: bool,
 }
 
@@ -23,24 +24,30 @@ impl Slice {
         Self { buffer: buffer.clone(), offset, size, padded: false }
     }
 
-    /// The slice as a binding for the caller's own kernels. An arena's slices are aligned for it.
+    /// The slice as a binding for the caller's own kernels, up to a whole word. An arena's slices are
+    /// aligned for it.
     pub fn binding(&self) -> BufferBinding<'_> {
-        BufferBinding { buffer: &self.buffer, offset: self.offset, size: std::num::NonZeroU64::new(self.size) }
+        let size = std::num::NonZeroU64::new(self.size.next_multiple_of(4));
+        BufferBinding { buffer: &self.buffer, offset: self.offset, size }
     }
 
+    /// Its bytes, up to a whole word: copies take no less.
     pub(super) fn source(&self) -> Source {
-        Source { buffer: self.buffer.clone(), offset: self.offset, size: self.size }
+        Source { buffer: self.buffer.clone(), offset: self.offset, size: self.size.next_multiple_of(4) }
     }
 
+    /// Where it ends, up to a whole word: kernels read and write no less.
     pub(crate) fn end(&self) -> u64 {
-        self.offset.saturating_add(self.size)
+        self.offset.saturating_add(self.size).checked_next_multiple_of(4).unwrap_or(u64::MAX)
     }
 
     /// Checks that the slice can serve as `what` of a tensor.
-    pub(crate) fn check(&self, spec: &TensorSpec, elements: u64, what: &str) -> Result<()> {
+    pub(crate) fn check(&self, spec: &TensorSpec, elements: u64, format: Format, what: &str) -> Result<()> {
         let fail = |problem: String| Err(Error::tensor(&spec.name, format!("its {what}: {problem}")));
-        if self.size != elements * 4 {
-            return fail(format!("{} bytes, but shape {:?} takes {}", self.size, spec.shape, elements * 4));
+        let wanted = elements * format.bytes();
+        if self.size != wanted {
+            let format = if format == Format::F32 { String::new() } else { format!(" in {}", format.name()) };
+            return fail(format!("{} bytes, but shape {:?}{format} takes {wanted}", self.size, spec.shape));
         }
         if !self.offset.is_multiple_of(4) {
             return fail(format!("offset {} is not a multiple of 4", self.offset));

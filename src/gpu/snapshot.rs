@@ -108,7 +108,7 @@ impl Optimizer {
         // Those to train with, also during an evaluation.
         let params = (0..self.tensors.len()).filter(|_| params).map(|t| {
             let slice = &self.tensors[t].params;
-            let kept = |buffer: &wgpu::Buffer| Source { buffer: buffer.clone(), offset: 0, size: slice.size };
+            let kept = |buffer: &wgpu::Buffer| Source { buffer: buffer.clone(), offset: 0, size: buffer.size() };
             self.evaluation.kept(t).map_or_else(|| slice.source(), kept)
         });
         std::iter::once(mark).chain(self.state_sources()).chain(params).collect()
@@ -174,5 +174,5 @@ fn decode(plan: &Plan, layout: &Layout, rates: &SavedRates, params: bool, parts:
     }
     let (state, values) = parts[1..].split_at(parts.len() - 1 - if params { plan.tensors.len() } else { 0 });
     let checkpoint = Checkpoint::of(transfer::decode_state(plan, layout, rates, state));
-    Ok(if params { checkpoint.with_params(plan, transfer::values(values)) } else { checkpoint })
+    Ok(if params { checkpoint.with_params(plan, transfer::values(plan, values)) } else { checkpoint })
 }

@@ -156,7 +156,8 @@ impl Tables {
                     partials,
                     elements: plan.tensors[t].elements as f32,
                     averages: (live && plan.variant_of(t).averages()).into(),
-                    spare: [0; 2],
+                    key: plan.noise_key(t),
+                    spare: 0,
                 }
             })
             .collect();

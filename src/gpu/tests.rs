@@ -10,6 +10,7 @@ use crate::layout::BLOCK;
 use crate::rule::Rule;
 use crate::shader::{self, Access, ByLine, Kernel, WORKGROUP};
 use crate::step::{Plan, Variant};
+use crate::storage::StateFormat;
 use crate::weights::WeightsConfig;
 use crate::{EmaConfig, OptimizerConfig, SCALARS, rules};
 
@@ -205,7 +206,7 @@ fn rows_equal_the_structs_of_every_kernel() {
         line_jobs,
         spare,
     });
-    let tensor = members!(TensorRow { lane, live, first_partial, partials, elements, averages, spare });
+    let tensor = members!(TensorRow { lane, live, first_partial, partials, elements, averages, key, spare });
     let control = members!(Control {
         taken,
         skipped,
@@ -226,7 +227,7 @@ fn rows_equal_the_structs_of_every_kernel() {
     });
     let partial = members!(Partial { small, middle, large, largest, count, zeros, spare });
     let lane = members!(Lane { lr, lr_decoupled, coupled, in_ratio, sign, unscale, ema_weight, spare, scalars });
-    let verdict = members!(Verdict { action, lane, exponent, coefficient, elements, share, spare });
+    let verdict = members!(Verdict { action, lane, exponent, coefficient, elements, share, key, steps });
     let stretch = members!(Stretch { first, count, base, elements });
     let moved_rows = members!(Rows { old, fresh, width, slots, spare, initial });
 
@@ -265,18 +266,18 @@ fn rows_equal_the_structs_of_every_kernel() {
     let code = &plan.variants[0];
     let (gradient, weights) = (&plan.gradient, &plan.weights);
     let kernels = [
-        shader::scan(gradient, true),
+        shader::scan(code, gradient, true),
         shader::sums(),
         shader::prepare(&plan),
         shader::measure(code, gradient, access),
         shader::update(code, gradient, weights, access, true),
-        shader::weigh(weights, true),
-        shader::limit(weights, true),
+        shader::weigh(code, weights, true),
+        shader::limit(code, weights, true),
         shader::average(code, access),
         shader::swap(code, access),
-        shader::sum_lines(gradient, ByLine::Units),
-        shader::sum_lines(gradient, ByLine::Gradients),
-        shader::sum_lines(gradient, ByLine::Rows),
+        shader::sum_lines(code, gradient, ByLine::Units),
+        shader::sum_lines(code, gradient, ByLine::Gradients),
+        shader::sum_lines(code, gradient, ByLine::Rows),
         shader::fold_lines(),
         shader::rows(),
     ];
@@ -351,7 +352,7 @@ fn scalars_and_slots_are_the_members_of_a_rules_structs() {
 #[test]
 fn kernels_bind_what_the_layouts_declare() {
     for vector in [false, true] {
-        let scan = module(&shader::scan(&plain(), vector));
+        let scan = module(&shader::scan(&variant(&rules::AdamW::default()), &plain(), vector));
         assert_eq!(groups(&scan), 2);
         assert_eq!(bound(&scan, 0), bindings::scan_bindings(false));
         assert_eq!(bound(&scan, 1), tables::scan_bindings());
@@ -369,7 +370,11 @@ fn kernels_bind_what_the_layouts_declare() {
         for access in accesses() {
             let update = update(rule.as_ref(), access);
             assert_eq!(groups(&update), 2);
-            assert_eq!(bound(&update, 0), bindings::update_bindings(access, code.kept_count() > 0), "{access:?}");
+            assert_eq!(
+                bound(&update, 0),
+                bindings::update_bindings(access, code.kept_count() > 0, false),
+                "{access:?}"
+            );
             assert_eq!(bound(&update, 1), tables::update_bindings(code.measures(), false));
         }
         // With everything on, the kernels of a span share the update's group.
@@ -379,19 +384,20 @@ fn kernels_bind_what_the_layouts_declare() {
             }
         }
         let plan = full(rule.as_ref());
-        let scan = module(&shader::scan(&plan.gradient, true));
+        let scan = module(&shader::scan(&plan.variants[0], &plan.gradient, true));
         assert_eq!(bound(&scan, 0), bindings::scan_bindings(true));
     }
 }
 
 fn check_span_kernels(plan: &Plan, code: &Variant, access: Access, by_line: bool) {
     let (gradient, weights) = (&plan.gradient, &plan.weights);
-    let span = bindings::update_bindings(access, true);
+    let has_codes = code.formats().any(|format| format == StateFormat::Q8);
+    let span = bindings::update_bindings(access, true, has_codes);
     let mut kernels = vec![
         (shader::update(code, gradient, weights, access, true), tables::watched_bindings(by_line)),
         (shader::update(code, gradient, weights, access, false), tables::update_bindings(code.measures(), by_line)),
-        (shader::weigh(weights, access.vector), tables::weigh_bindings()),
-        (shader::limit(weights, access.vector), tables::limit_bindings()),
+        (shader::weigh(code, weights, access.vector), tables::weigh_bindings()),
+        (shader::limit(code, weights, access.vector), tables::limit_bindings()),
         (shader::average(code, access), tables::update_bindings(false, false)),
         (shader::swap(code, access), tables::swap_bindings()),
     ];
@@ -420,7 +426,7 @@ fn kernels_by_line_bind_what_the_layouts_declare() {
                 (ByLine::Gradients, bindings::scan_bindings(accumulates), clips),
                 (ByLine::Rows, Vec::new(), true),
             ] {
-                let module = module(&shader::sum_lines(&gradient, by));
+                let module = module(&shader::sum_lines(&variant(&rules::AdamW::default()), &gradient, by));
                 assert_eq!(bound(&module, 0), span, "{by:?}");
                 assert_eq!(bound(&module, 1), by_line::sum_bindings(values), "{by:?}");
             }
@@ -438,16 +444,16 @@ fn no_kernel_binds_more_storage_buffers_than_webgpu_promises() {
         vec![bindings::scan_bindings(true), tables::scan_bindings()],
         vec![tables::sum_bindings()],
         vec![tables::prepare_bindings()],
-        vec![bindings::update_bindings(access, true), tables::update_bindings(true, true)],
-        vec![bindings::update_bindings(access, true), tables::watched_bindings(true)],
-        vec![bindings::update_bindings(access, true), tables::measure_bindings(true)],
-        vec![bindings::update_bindings(access, true), tables::evaluate_bindings(true)],
+        vec![bindings::update_bindings(access, true, true), tables::update_bindings(true, true)],
+        vec![bindings::update_bindings(access, true, true), tables::watched_bindings(true)],
+        vec![bindings::update_bindings(access, true, true), tables::measure_bindings(true)],
+        vec![bindings::update_bindings(access, true, true), tables::evaluate_bindings(true)],
         vec![bindings::unit_bindings(true), by_line::sum_bindings(false)],
         vec![bindings::scan_bindings(true), by_line::sum_bindings(true)],
         vec![by_line::fold_bindings()],
-        vec![bindings::update_bindings(access, true), tables::weigh_bindings()],
-        vec![bindings::update_bindings(access, true), tables::limit_bindings()],
-        vec![bindings::update_bindings(access, true), tables::swap_bindings()],
+        vec![bindings::update_bindings(access, true, true), tables::weigh_bindings()],
+        vec![bindings::update_bindings(access, true, true), tables::limit_bindings()],
+        vec![bindings::update_bindings(access, true, true), tables::swap_bindings()],
     ];
     for bindings in groups {
         let storage = bindings.iter().flatten().filter(|(_, kind)| *kind != Kind::Uniform).count();

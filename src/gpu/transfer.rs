@@ -12,6 +12,7 @@ use crate::rates::{Rates, RatesState};
 use crate::schedule::PlateauState;
 use crate::state::{OptimizerState, TensorState};
 use crate::step::{FACTORS, Plan, PlannedSlot};
+use crate::storage::Q8_BLOCK;
 
 impl Optimizer {
     /// The parameters of all tensors in their order, as they are after all that is submitted so far.
@@ -19,7 +20,7 @@ impl Optimizer {
     /// # Errors
     /// A buffer's usage lacks `COPY_SRC`, or the device fails.
     pub async fn params(&self) -> Result<Vec<Vec<f32>>> {
-        Ok(values(&self.request_params()?.await?))
+        Ok(values(&self.plan, &self.request_params()?.await?))
     }
 
     /// [`Optimizer::params`], waited for.
@@ -27,12 +28,29 @@ impl Optimizer {
     /// # Errors
     /// A buffer's usage lacks `COPY_SRC`, or the device fails.
     pub fn params_blocking(&self) -> Result<Vec<Vec<f32>>> {
-        Ok(values(&self.request_params()?.wait()?))
+        Ok(values(&self.plan, &self.request_params()?.wait()?))
     }
 
     fn request_params(&self) -> Result<Download> {
         self.check_readable()?;
         self.gpu.download(&self.tensors.iter().map(|t| t.params.source()).collect::<Vec<_>>())
+    }
+
+    /// A tensor's parameters as stored, up to a whole word: the half that is a neighbour's as it is now.
+    fn whole_words(&self, tensor: usize, values: &[f32]) -> Result<Vec<u8>> {
+        let mut bytes = self.plan.formats_of(tensor)[0].encode(values);
+        if !bytes.len().is_multiple_of(4) {
+            let slice = &self.tensors[tensor].params;
+            let half = match slice.padded {
+                true => vec![0; 2],
+                false => {
+                    let last = Source { buffer: slice.buffer.clone(), offset: slice.end() - 4, size: 4 };
+                    self.gpu.download(&[last])?.wait()?.concat().split_off(2)
+                }
+            };
+            bytes.extend(half);
+        }
+        Ok(bytes)
     }
 
     /// The state, as it is after all that is submitted so far.
@@ -99,19 +117,23 @@ impl Optimizer {
         }
 
         let mut upload = Upload::new(&self.gpu);
-        for (tensor, params) in self.tensors.iter().zip(params.into_iter().flatten()) {
-            upload.add(&tensor.params.buffer, tensor.params.offset, bytemuck::cast_slice(&params.values))?;
+        for (t, params) in params.into_iter().flatten().enumerate() {
+            let slice = &self.tensors[t].params;
+            upload.add(&slice.buffer, slice.offset, &self.whole_words(t, &params.values)?)?;
         }
         for (index, window) in self.windows.iter().enumerate() {
             let Some(buffer) = &window.state else {
                 continue;
             };
-            let mut words = vec![0f32; self.layout.windows[index].state as usize];
-            self.layout.for_each_state(index, |tensor, slot, elements, range| {
-                let name = self.plan.variant_of(tensor).kept().nth(slot).map(|s| s.name);
-                let slots = saved[tensor].into_iter().flat_map(|s| &s.slots);
-                if let Some((_, values)) = slots.into_iter().find(|(n, _)| Some(n.as_str()) == name) {
-                    words[range].copy_from_slice(&values[elements]);
+            let mut words = vec![0u32; self.layout.windows[index].state as usize];
+            self.layout.for_each_state(index, |part| {
+                let name = self.plan.variant_of(part.tensor).kept().nth(part.slot).map(|s| s.name);
+                let Some(saved) = saved[part.tensor] else { return };
+                if let Some((name, values)) = saved.slots.iter().find(|(n, _)| Some(n.as_str()) == name) {
+                    let first = part.elements.start / Q8_BLOCK as usize;
+                    let scales = saved.scales(name).and_then(|scales| scales.get(first..));
+                    let signed = self.plan.is_signed(part.tensor, part.slot);
+                    part.format.encode(&values[part.elements], signed, scales, &mut words[part.words]);
                 }
             });
             upload.add(buffer, 0, bytemuck::cast_slice(&words))?;
@@ -207,6 +229,7 @@ pub fn decode_state(plan: &Plan, layout: &Layout, rates: &SavedRates, parts: &[V
                 steps: counts[t].into(),
                 weight_sum: weight_sum(plan, &counts, t),
                 slots: plan.slots_of(t).into_iter().map(slot).collect(),
+                storage: plan.slot_storage(t),
             }
         })
         .collect();
@@ -218,10 +241,16 @@ pub fn decode_state(plan: &Plan, layout: &Layout, rates: &SavedRates, parts: &[V
         let Some(bytes) = parts.next() else {
             break;
         };
-        layout.for_each_state(index, |tensor, slot, elements, words| {
-            let values = &mut tensors[tensor].slots[slot].1[elements];
-            let bytes = bytes[words.start * 4..words.end * 4].chunks_exact(4);
-            values.iter_mut().zip(bytes).for_each(|(v, b)| *v = bytemuck::pod_read_unaligned(b));
+        let words: Vec<u32> = bytes.chunks_exact(4).map(bytemuck::pod_read_unaligned).collect();
+        layout.for_each_state(index, |part| {
+            let tensor = &mut tensors[part.tensor];
+            let (name, values) = &mut tensor.slots[part.slot];
+            let signed = plan.is_signed(part.tensor, part.slot);
+            let first = part.elements.start / Q8_BLOCK as usize;
+            let scales = part.format.decode(&words[part.words], signed, &mut values[part.elements]);
+            if let Some(storage) = tensor.storage.iter_mut().find(|s| s.slot == *name).filter(|_| !scales.is_empty()) {
+                storage.scales[first..first + scales.len()].copy_from_slice(scales);
+            }
         });
     }
     if let (Some((headers, _)), Some(bytes)) = (lines::headers(plan), parts.next()) {
@@ -260,7 +289,12 @@ fn weight_sum(plan: &Plan, counts: &[u32], tensor: usize) -> f64 {
     bits.map_or(0.0, |bits| f32::from_bits(*bits).into())
 }
 
-/// Values in bytes.
-pub fn values(parts: &[Vec<u8>]) -> Vec<Vec<f32>> {
-    parts.iter().map(|bytes| bytes.chunks_exact(4).map(bytemuck::pod_read_unaligned).collect()).collect()
+/// The parameters of all tensors in the bytes of whole words.
+pub fn values(plan: &Plan, parts: &[Vec<u8>]) -> Vec<Vec<f32>> {
+    let one = |(t, bytes): (usize, &Vec<u8>)| {
+        let mut values = plan.formats_of(t)[0].decode(bytes);
+        values.truncate(plan.tensors[t].elements as usize);
+        values
+    };
+    parts.iter().enumerate().map(one).collect()
 }

@@ -21,7 +21,9 @@ pub fn placements(plan: &Plan, tensors: &[Tensor]) -> Vec<Placement> {
             tensor: t,
             elements: plan.tensors[t].elements,
             variant: plan.tensors[t].variant,
-            slots: plan.variant_of(t).kept_count() as u64,
+            params: plan.variant_of(t).storage.params,
+            gradients: plan.variant_of(t).storage.gradients,
+            slots: plan.variant_of(t).formats().collect(),
             buffer: *numbers.entry(&tensor.params.buffer).or_insert(next),
             offset: tensor.params.offset,
             padded: tensor.params.padded,
@@ -42,11 +44,13 @@ pub fn windows(gpu: &Gpu, plan: &Plan, layout: &Layout, tensors: &[Tensor]) -> R
                 return Ok(WindowBuffers { params, state: None });
             }
             let mut words = Vec::new();
-            layout.for_each_state(index, |tensor, slot, _, range| {
-                let initial = plan.initial_of(tensor)[slot] as f32;
+            layout.for_each_state(index, |part| {
+                let initial = plan.initial_of(part.tensor)[part.slot] as f32;
                 if initial != 0.0 {
-                    words.resize(window.state as usize, 0f32);
-                    words[range].fill(initial);
+                    words.resize(window.state as usize, 0u32);
+                    let values = vec![initial; part.elements.len()];
+                    let signed = plan.is_signed(part.tensor, part.slot);
+                    part.format.encode(&values, signed, None, &mut words[part.words]);
                 }
             });
             let state = if words.is_empty() {

@@ -2,7 +2,8 @@
 
 use std::ops::Range;
 
-use super::{DeviceLimits, Layout, Piece, VECTOR, WORD, window_limit};
+use super::{DeviceLimits, Layout, Piece, window_limit};
+use crate::storage::Format;
 
 /// A tensor's gradient this step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -11,7 +12,7 @@ pub struct GradientPlace {
     pub buffer: usize,
     /// Bytes from the buffer's start; a multiple of 4.
     pub offset: u64,
-    /// Whether the rest of its last 16 bytes belongs to it too.
+    /// Whether the rest of its last vector belongs to it too.
     pub padded: bool,
 }
 
@@ -28,7 +29,7 @@ pub struct Span {
     pub gradient: usize,
     /// The bytes bound of it; the start is aligned for a binding.
     pub gradient_bytes: Range<u64>,
-    /// What a block's `start` is ahead of its gradient in the binding, in words, modulo 2³².
+    /// What its gradient in the binding is ahead of a block's `start`, in elements, modulo 2³².
     pub gradient_shift: u32,
 }
 
@@ -45,7 +46,7 @@ impl Layout {
                         continue;
                     };
                     let span = self.span_of(index, run.vector, piece, place, limits);
-                    if !open.as_mut().is_some_and(|last| last.absorb(&span, limits)) {
+                    if !open.as_mut().is_some_and(|last| last.absorb(&span, window.gradients, limits)) {
                         spans.extend(open.replace(span));
                     }
                 }
@@ -56,27 +57,28 @@ impl Layout {
     }
 
     fn span_of(&self, window: usize, vector: bool, piece: &Piece, place: GradientPlace, limits: &DeviceLimits) -> Span {
+        let format = self.windows[window].gradients;
         let count = piece.elements.end - piece.elements.start;
-        let start = place.offset + piece.elements.start * WORD;
-        let end = start + if place.padded { count.next_multiple_of(4) } else { count } * WORD;
+        let start = place.offset + piece.elements.start * format.bytes();
+        let end = start + format.bytes_of(if place.padded { count.next_multiple_of(4) } else { count });
         let base = start / limits.alignment * limits.alignment;
         let first = u64::from(self.blocks[piece.blocks.start as usize].start);
-        let aligned = start.is_multiple_of(VECTOR) && (place.padded || !piece.ragged);
+        let aligned = start.is_multiple_of(4 * format.bytes()) && (place.padded || !piece.ragged);
         Span {
             window,
             vector: vector && aligned,
             blocks: piece.blocks.clone(),
             gradient: place.buffer,
             gradient_bytes: base..end,
-            gradient_shift: (((start - base) / WORD) as u32).wrapping_sub(first as u32),
+            gradient_shift: (((start - base) / format.bytes()) as u32).wrapping_sub(first as u32),
         }
     }
 }
 
 impl Span {
     /// Takes the span that follows in, if one dispatch can do both.
-    fn absorb(&mut self, next: &Span, limits: &DeviceLimits) -> bool {
-        let base_moved = (next.gradient_bytes.start.wrapping_sub(self.gradient_bytes.start) / WORD) as u32;
+    fn absorb(&mut self, next: &Span, gradients: Format, limits: &DeviceLimits) -> bool {
+        let base_moved = (next.gradient_bytes.start.wrapping_sub(self.gradient_bytes.start) / gradients.bytes()) as u32;
         let fits = next.gradient_bytes.start >= self.gradient_bytes.start
             && next.gradient_bytes.end - self.gradient_bytes.start <= window_limit(limits);
         let joins = self.vector == next.vector

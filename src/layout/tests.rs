@@ -9,10 +9,21 @@ use proptest::prelude::*;
 use super::*;
 use crate::TensorSpec;
 
-/// What a kernel may touch of a tensor, in bytes of the buffer: with its padding, if that is its own.
-fn reach(offset: u64, elements: u64, padded: bool) -> Range<u64> {
-    offset..offset + if padded { elements.next_multiple_of(4) } else { elements } * WORD
+/// What a kernel may touch of a tensor, in bytes of the buffer: with its padding, if that is its own, and
+/// up to a whole word.
+fn reach(offset: u64, elements: u64, padded: bool, format: Format) -> Range<u64> {
+    let touched = if padded { elements.next_multiple_of(4) } else { elements };
+    offset..offset + (touched * format.bytes()).next_multiple_of(WORD)
 }
+
+/// The storage of each variant that is drawn: parameters, gradients, slots.
+const STORAGE: [(Format, Format, &[StateFormat]); 5] = [
+    (Format::F32, Format::F32, &[]),
+    (Format::F32, Format::F32, &[StateFormat::F32, StateFormat::F32]),
+    (Format::F32, Format::Bf16, &[StateFormat::F32; 4]),
+    (Format::Bf16, Format::F32, &[StateFormat::F32, StateFormat::Bf16, StateFormat::Bf16]),
+    (Format::F16, Format::F16, &[StateFormat::F32, StateFormat::Q8, StateFormat::Q8]),
+];
 
 /// Checks a plan and its spans for those gradients (by tensor) against everything the kernels assume.
 fn check(placements: &[Placement], gradients: &[Option<GradientPlace>], limits: &DeviceLimits) -> Layout {
@@ -65,16 +76,21 @@ fn check_window(layout: &Layout, window: &Window, by_tensor: &HashMap<usize, &Pl
         for row in run.pieces.iter().flat_map(|piece| piece.blocks.clone()) {
             let block = &layout.blocks[row as usize];
             let p = by_tensor[&block.tensor];
-            assert_eq!((window.variant, window.buffer, window.slots), (p.variant, p.buffer, p.slots));
-            let first = window.bytes.start + u64::from(block.start) * WORD;
-            assert_eq!(first, p.offset + block.number * BLOCK * WORD);
-            let own = reach(p.offset, p.elements, p.padded);
+            assert_eq!((window.variant, window.buffer), (p.variant, p.buffer));
+            assert_eq!((window.params, window.gradients), (p.params, p.gradients));
+            assert_eq!(window.slots, p.slots);
+            let size = p.params.bytes();
+            let first = window.bytes.start + u64::from(block.start) * size;
+            assert_eq!(first, p.offset + block.number * BLOCK * size);
+            let own = reach(p.offset, p.elements, p.padded, p.params);
             let touched = if run.vector { block.len.next_multiple_of(4) } else { block.len };
-            let last = first + u64::from(touched) * WORD;
+            let last = first + (u64::from(touched) * size).next_multiple_of(WORD);
             assert!(own.start <= first && last <= own.end, "a block reaches past its tensor");
             assert!(last <= window.bytes.end, "a block reaches past its binding");
             assert!(!run.vector || block.start.is_multiple_of(4), "a vector that is not aligned");
-            end = end.max(own.end.min(first + u64::from(block.len.next_multiple_of(4)) * WORD));
+            // A half of a word that is a neighbour's is written by nobody else.
+            assert!(first.is_multiple_of(WORD), "a block starts within a word");
+            end = end.max(own.end.min(first + u64::from(block.len.next_multiple_of(4)) * size));
         }
     }
     // Nothing is bound beyond the last block: another tensor's gradient may be there.
@@ -107,24 +123,25 @@ fn check_state(layout: &Layout, placements: &[Placement]) {
         let mut ranges = Vec::new();
         for row in window.runs.iter().flat_map(|run| &run.pieces).flat_map(|piece| piece.blocks.clone()) {
             let block = &layout.blocks[row as usize];
-            assert!(block.stride() >= block.len && block.stride().is_multiple_of(4) && block.state.is_multiple_of(4));
-            let words = u64::from(block.stride()) * window.slots;
+            let shortest = window.slots.iter().map(|slot| slot.quad_words()).min().unwrap_or(1);
+            assert!(block.state.is_multiple_of(shortest), "state that its kernel cannot address");
+            let words: u64 = window.slots.iter().map(|slot| u64::from(slot.words(block.len))).sum();
             ranges.push(u64::from(block.state)..u64::from(block.state) + words);
         }
         ranges.sort_by_key(|range| range.start);
         assert!(ranges.windows(2).all(|pair| pair[0].end <= pair[1].start));
         assert!(ranges.iter().all(|range| range.end <= window.state));
-        layout.for_each_state(index, |tensor, slot, elements, words| {
-            assert_eq!(elements.len(), words.len());
-            assert!(words.end as u64 <= window.state);
+        layout.for_each_state(index, |part| {
+            assert_eq!(part.format.words(part.elements.len() as u32) as usize, part.words.len());
+            assert!(part.words.end as u64 <= window.state);
             // Blocks are checked to be disjoint; so it is enough that they add up.
-            *found.entry((tensor, slot)).or_default() += elements.len() as u64;
+            *found.entry((part.tensor, part.slot)).or_default() += part.elements.len() as u64;
         });
     }
     let expected: HashMap<_, _> = placements
         .iter()
         .filter(|p| p.elements > 0)
-        .flat_map(|p| (0..p.slots as usize).map(|slot| ((p.tensor, slot), p.elements)))
+        .flat_map(|p| (0..p.slots.len()).map(|slot| ((p.tensor, slot), p.elements)))
         .collect();
     assert_eq!(found, expected);
 }
@@ -150,15 +167,17 @@ fn check_spans(
             let place = gradients[block.tensor].expect("a span for a tensor without a gradient");
             assert_eq!(span.gradient, place.buffer);
             // As the kernel computes it.
-            let word = block.start.wrapping_add(span.gradient_shift);
-            let byte = bound.start + u64::from(word) * WORD;
-            assert_eq!(byte, place.offset + block.number * BLOCK * WORD);
-            let own = reach(place.offset, by_tensor[&block.tensor].elements, place.padded);
+            let format = window.gradients;
+            let element = block.start.wrapping_add(span.gradient_shift);
+            let byte = bound.start + u64::from(element) * format.bytes();
+            assert_eq!(byte, place.offset + block.number * BLOCK * format.bytes());
+            let own = reach(place.offset, by_tensor[&block.tensor].elements, place.padded, format);
             let touched = if span.vector { block.len.next_multiple_of(4) } else { block.len };
-            let last = byte + u64::from(touched) * WORD;
+            let last = byte + (u64::from(touched) * format.bytes()).next_multiple_of(WORD);
+            assert!(byte.is_multiple_of(WORD));
             assert!(last <= own.end, "a block reaches past its gradient");
             assert!(last <= bound.end, "a block reaches past the binding");
-            assert!(!span.vector || word.is_multiple_of(4));
+            assert!(!span.vector || element.is_multiple_of(4));
             // A kernel by vectors must find the parameters as vectors too.
             let run = window.runs.iter().find(|run| run.pieces.iter().any(|p| p.blocks.contains(&row))).unwrap();
             assert!(run.vector || !span.vector);
@@ -200,32 +219,34 @@ fn elements() -> impl Strategy<Value = u64> {
 type Drawn = (u64, usize, usize, u64, bool);
 
 fn drawn() -> impl Strategy<Value = Drawn> {
-    (elements(), 0usize..3, 0usize..2, prop_oneof![3 => Just(0u64), 1 => 1u64..70], any::<bool>())
+    (elements(), 0..STORAGE.len(), 0usize..2, prop_oneof![3 => Just(0u64), 1 => 1u64..70], any::<bool>())
 }
 
 /// Where drawn slices come to lie: one behind another in their buffers.
-fn lay(slices: &[(u64, usize, u64, bool)], base: u64) -> Vec<(usize, u64)> {
+fn lay(slices: &[(u64, usize, u64, bool, Format)], base: u64) -> Vec<(usize, u64)> {
     let mut ends = [base; 4];
     slices
         .iter()
-        .map(|(elements, buffer, gap, padded)| {
+        .map(|(elements, buffer, gap, padded, format)| {
             let start = ends[*buffer] + gap * WORD;
             let start = if *padded { start.next_multiple_of(VECTOR) } else { start };
-            ends[*buffer] = reach(start, *elements, *padded).end;
+            ends[*buffer] = reach(start, *elements, *padded, *format).end.next_multiple_of(WORD);
             (*buffer, start)
         })
         .collect()
 }
 
 fn placements(tensors: &[Drawn], base: u64) -> Vec<Placement> {
-    let slices: Vec<_> = tensors.iter().map(|t| (t.0, t.2, t.3, t.4)).collect();
+    let slices: Vec<_> = tensors.iter().map(|t| (t.0, t.2, t.3, t.4, STORAGE[t.1].0)).collect();
     let places = lay(&slices, base);
     let all = tensors.iter().zip(places).enumerate();
     all.map(|(tensor, ((elements, variant, _, _, padded), (buffer, offset)))| Placement {
         tensor,
         elements: *elements,
         variant: *variant,
-        slots: [0, 2, 4][*variant],
+        params: STORAGE[*variant].0,
+        gradients: STORAGE[*variant].1,
+        slots: STORAGE[*variant].2.into(),
         buffer,
         offset,
         padded: *padded,
@@ -250,7 +271,10 @@ proptest! {
         let slices: Vec<_> = tensors
             .iter()
             .zip(&gradients)
-            .map(|(t, g)| if mirrored { (t.0, t.2, t.3, t.4) } else { (t.0, g.1, g.2, g.3 && t.4) })
+            .map(|(t, g)| {
+                let format = STORAGE[t.1].1;
+                if mirrored { (t.0, t.2, t.3, t.4, format) } else { (t.0, g.1, g.2, g.3 && t.4, format) }
+            })
             .collect();
         let places = lay(&slices, if mirrored { base } else { 0 });
         let gradients: Vec<_> = places
@@ -268,34 +292,42 @@ proptest! {
 
     #[test]
     fn an_arena_is_disjoint_aligned_and_within_limits(
-        lengths in prop::collection::vec(elements(), 0..40),
+        drawn in prop::collection::vec((elements(), 0..STORAGE.len()), 0..40),
         limits in limits(),
     ) {
+        let lengths: Vec<_> = drawn.iter().map(|(n, _)| *n).collect();
+        let formats: Vec<Formats> = drawn.iter().map(|(_, v)| [STORAGE[*v].0, STORAGE[*v].1]).collect();
         let specs: Vec<_> = lengths.iter().enumerate().map(|(i, n)| TensorSpec::new(format!("{i}"), [*n])).collect();
-        let fits = |n: u64| (n * WORD).next_multiple_of(ARENA_ALIGNMENT) <= limits.buffer;
-        let arena = match ArenaLayout::new(&specs, &limits) {
+        let fits = |(n, [a, b]): (&u64, &Formats)| {
+            let [narrow, wide] = [a.bytes().min(b.bytes()), a.bytes().max(b.bytes())];
+            n.next_multiple_of(ARENA_ALIGNMENT / narrow) * wide <= limits.buffer
+        };
+        let arena = match ArenaLayout::new(&specs, &formats, &limits) {
             Ok(arena) => arena,
             Err(error) => {
-                let first = lengths.iter().position(|n| !fits(*n)).expect("an error where all tensors fit");
+                let unfit = lengths.iter().zip(&formats).position(|pair| !fits(pair));
+                let first = unfit.expect("an error where all tensors fit");
                 let named = matches!(&error, Error::Tensor { tensor, .. } if *tensor == first.to_string());
                 prop_assert!(named, "{error}");
                 return Ok(());
             }
         };
-        prop_assert!(lengths.iter().all(|n| fits(*n)));
+        prop_assert!(lengths.iter().zip(&formats).all(fits));
         let mut ends = vec![0; arena.segments.len()];
         let mut counts = vec![0; arena.segments.len()];
-        for ((segment, offset), n) in arena.places.iter().zip(&lengths) {
-            prop_assert_eq!(offset % ARENA_ALIGNMENT, 0);
+        for (((segment, element), n), formats) in arena.places.iter().zip(&lengths).zip(&formats) {
+            prop_assert_eq!(&arena.segments[*segment].formats, formats);
+            prop_assert!(formats.iter().all(|f| (element * f.bytes()).is_multiple_of(ARENA_ALIGNMENT)));
             // In order, so that disjoint means behind the last.
-            prop_assert!(*offset >= ends[*segment]);
-            ends[*segment] = reach(*offset, *n, true).end;
+            prop_assert!(*element >= ends[*segment]);
+            ends[*segment] = element + n.next_multiple_of(4);
             counts[*segment] += usize::from(*n > 0);
-            prop_assert!(ends[*segment] <= arena.segments[*segment]);
+            prop_assert!(ends[*segment] <= arena.segments[*segment].elements);
         }
-        for (bytes, tensors) in arena.segments.iter().zip(counts) {
-            prop_assert!(*bytes <= limits.buffer);
-            prop_assert!(*bytes <= limits.binding || tensors <= 1, "{bytes} bytes, {tensors} tensors");
+        for (segment, tensors) in arena.segments.iter().zip(counts) {
+            let bytes = segment.bytes()[0].max(segment.bytes()[1]);
+            prop_assert!(bytes <= limits.buffer);
+            prop_assert!(bytes <= limits.binding || tensors <= 1, "{bytes} bytes, {tensors} tensors");
         }
     }
 
@@ -319,7 +351,8 @@ proptest! {
 const REAL: DeviceLimits = DeviceLimits { binding: (1 << 31) - 4, buffer: 1 << 48, alignment: 256, workgroups: 65_535 };
 
 fn alone(elements: u64, offset: u64, padded: bool) -> (Vec<Placement>, Vec<Option<GradientPlace>>) {
-    let placement = Placement { tensor: 0, elements, variant: 0, slots: 2, buffer: 0, offset, padded };
+    let (params, gradients, slots) = (Format::F32, Format::F32, [StateFormat::F32; 2].into());
+    let placement = Placement { tensor: 0, elements, variant: 0, params, gradients, slots, buffer: 0, offset, padded };
     (vec![placement], vec![Some(GradientPlace { buffer: 0, offset, padded })])
 }
 

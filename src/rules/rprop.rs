@@ -42,7 +42,7 @@ impl Rule for Rprop {
         Decay::Coupled(0.0)
     }
     fn slots(&self) -> Vec<Slot> {
-        vec![Slot::signed("prev"), Slot::unsigned("step_size").starting_at(self.lr)]
+        vec![Slot::signed("prev"), Slot::unsigned("step_size").starting_at(self.lr).exact()]
     }
     fn wgsl(&self) -> &str {
         include_str!("../../shaders/rules/rprop.wgsl")

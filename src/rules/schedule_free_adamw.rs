@@ -50,7 +50,7 @@ impl Rule for ScheduleFreeAdamW {
         Decay::InRatio(self.weight_decay)
     }
     fn slots(&self) -> Vec<Slot> {
-        vec![Slot::signed("z"), Slot::unsigned("exp_avg_sq")]
+        vec![Slot::signed("z").exact(), Slot::unsigned("exp_avg_sq")]
     }
     fn wgsl(&self) -> &str {
         include_str!("../../shaders/rules/schedule_free_adamw.wgsl")

@@ -1,9 +1,10 @@
 //! An optimizer over tensors that lie as a test wants them, between guard words.
 
+use wgpu_optim::step::Plan;
 use wgpu_optim::wgpu::{self, BufferUsages};
-use wgpu_optim::{Gpu, Optimizer, OptimizerConfig, Slice, Tensor, TensorSpec};
+use wgpu_optim::{Arena, Format, Gpu, Optimizer, OptimizerConfig, Slice, Tensor, TensorSpec};
 
-use super::{arena, submit};
+use super::submit;
 
 /// Where parameters and gradients lie.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,8 +31,9 @@ const GUARD: usize = 5;
 #[derive(Debug)]
 pub struct Packed {
     pub buffer: wgpu::Buffer,
-    /// First word and length of each slice.
+    /// First word and words of each slice, the last of which may be a half.
     pub places: Vec<(usize, usize)>,
+    sizes: Vec<u64>,
 }
 
 /// A signalling NaN whose payload tells its place.
@@ -42,30 +44,39 @@ fn guard(word: usize) -> u32 {
 impl Packed {
     /// Slices of those lengths, each starting at its number of words past a multiple of 64 (256 bytes).
     pub fn new(gpu: &Gpu, slices: &[(usize, usize)]) -> Self {
+        Self::of_bytes(gpu, &slices.iter().map(|(len, shift)| (*len as u64 * 4, *shift)).collect::<Vec<_>>())
+    }
+
+    /// Likewise, of so many bytes.
+    pub fn of_bytes(gpu: &Gpu, slices: &[(u64, usize)]) -> Self {
         let mut places = Vec::new();
         let mut end = 0usize;
-        for (len, shift) in slices {
+        for (size, shift) in slices {
             let start = (end + GUARD).next_multiple_of(64) + shift;
-            places.push((start, *len));
+            let len = size.div_ceil(4) as usize;
+            places.push((start, len));
             end = start + len;
         }
+        let sizes = slices.iter().map(|(size, _)| *size).collect();
         let words: Vec<u32> = (0..end + GUARD).map(guard).collect();
         let buffer = buffer(gpu, words.len() as u64 * 4);
         gpu.queue().write_buffer(&buffer, 0, bytes(&words));
-        Self { buffer, places }
+        Self { buffer, places, sizes }
     }
 
     pub fn slice(&self, index: usize) -> Slice {
-        let (start, len) = self.places[index];
-        Slice::new(&self.buffer, start as u64 * 4, len as u64 * 4)
+        Slice::new(&self.buffer, self.places[index].0 as u64 * 4, self.sizes[index])
     }
 
-    /// Words outside all slices that are no longer what they were.
+    /// Words outside all slices that are no longer what they were, halves included.
     pub fn broken_guards(&self, gpu: &Gpu) -> Vec<usize> {
         let words = read_words(gpu, &self.buffer);
         let mut within = vec![false; words.len()];
         self.places.iter().for_each(|(start, len)| within[*start..start + len].fill(true));
-        (0..words.len()).filter(|w| words[*w] != guard(*w) && !within[*w]).collect()
+        let halves = self.places.iter().zip(&self.sizes).filter(|(_, size)| *size % 4 != 0);
+        let mut broken: Vec<_> = (0..words.len()).filter(|w| words[*w] != guard(*w) && !within[*w]).collect();
+        broken.extend(halves.map(|((start, len), _)| start + len - 1).filter(|w| words[*w] >> 16 != guard(*w) >> 16));
+        broken
     }
 }
 
@@ -105,29 +116,49 @@ pub fn read_slice(gpu: &Gpu, slice: &Slice) -> Vec<u32> {
     read_words(gpu, &slice.buffer)[first..first + (slice.size / 4) as usize].to_vec()
 }
 
+/// Writes values as that format. The half of a word that is not theirs stays a guard.
+fn write(gpu: &Gpu, slice: &Slice, format: Format, values: &[f32]) {
+    assert_eq!(values.len() as u64 * format.bytes(), slice.size);
+    let mut bytes = format.encode(values);
+    if !bytes.len().is_multiple_of(4) {
+        let last = (slice.offset as usize + bytes.len()) / 4;
+        bytes.extend(&guard(last).to_le_bytes()[2..]);
+    }
+    gpu.queue().write_buffer(&slice.buffer, slice.offset, &bytes);
+}
+
 #[derive(Debug)]
 pub struct Model {
     pub gpu: Gpu,
     pub optimizer: Optimizer,
     /// Where gradients lie, whether bound or not.
     pub gradients: Vec<Slice>,
+    formats: Vec<[Format; 2]>,
     packed: Vec<Packed>,
 }
 
 impl Model {
     pub fn new(gpu: &Gpu, config: &OptimizerConfig, specs: &[TensorSpec], params: &[Vec<f32>], place: Place) -> Self {
-        let (tensors, packed) = tensors(gpu, specs, place);
-        for (tensor, params) in tensors.iter().zip(params) {
-            gpu.write(&tensor.params, params).unwrap();
+        let (tensors, packed) = tensors(gpu, config, specs, place);
+        let plan = Plan::new(config, specs).unwrap();
+        let formats: Vec<_> = (0..specs.len()).map(|t| plan.formats_of(t)).collect();
+        for ((tensor, params), format) in tensors.iter().zip(params).zip(&formats) {
+            write(gpu, &tensor.params, format[0], params);
         }
         let gradients = tensors.iter().map(|t| t.gradient.clone().unwrap()).collect();
         let optimizer = Optimizer::new(gpu, config, tensors).unwrap();
-        Self { gpu: gpu.clone(), optimizer, gradients, packed }
+        Self { gpu: gpu.clone(), optimizer, gradients, formats, packed }
+    }
+
+    pub fn write_params(&self, params: &[Vec<f32>]) {
+        for ((tensor, values), format) in self.optimizer.tensors().iter().zip(params).zip(&self.formats) {
+            write(&self.gpu, &tensor.params, format[0], values);
+        }
     }
 
     pub fn write_gradients(&self, gradients: &[Vec<f32>]) {
-        for (slice, values) in self.gradients.iter().zip(gradients) {
-            self.gpu.write(slice, values).unwrap();
+        for ((slice, values), format) in self.gradients.iter().zip(gradients).zip(&self.formats) {
+            write(&self.gpu, slice, format[1], values);
         }
     }
 
@@ -149,7 +180,7 @@ impl Model {
             let slice = gradient.as_ref().map(|_| self.gradients[tensor].clone());
             self.optimizer.set_gradient(tensor, slice).unwrap();
             if let Some(values) = gradient {
-                self.gpu.write(&self.gradients[tensor], values).unwrap();
+                write(&self.gpu, &self.gradients[tensor], self.formats[tensor][1], values);
             }
         }
         self.submit();
@@ -176,33 +207,32 @@ impl Model {
     }
 }
 
-fn tensors(gpu: &Gpu, specs: &[TensorSpec], place: Place) -> (Vec<Tensor>, Vec<Packed>) {
-    let len = |spec: &TensorSpec| spec.elements().unwrap() as usize;
-    let tensor = |spec: &TensorSpec, params: Slice, gradient: Slice| {
-        Tensor::new(spec.name.clone(), spec.shape.clone(), params).with_gradient(gradient)
+fn tensors(gpu: &Gpu, config: &OptimizerConfig, specs: &[TensorSpec], place: Place) -> (Vec<Tensor>, Vec<Packed>) {
+    let plan = Plan::new(config, specs).unwrap();
+    // Of parameters and of gradients.
+    let size = |t: usize, which: usize| specs[t].elements().unwrap() * plan.formats_of(t)[which].bytes();
+    let tensor = |t: usize, params: Slice, gradient: Slice| {
+        Tensor::new(specs[t].name.clone(), specs[t].shape.clone(), params).with_gradient(gradient)
     };
+    let all = 0..specs.len();
     match place {
-        Place::Arena => (arena(gpu, specs, &[]).tensors().to_vec(), Vec::new()),
+        Place::Arena => (Arena::for_config(gpu, config, specs.to_vec()).unwrap().tensors().to_vec(), Vec::new()),
         Place::Separate => {
-            let own = |spec: &TensorSpec| Slice::new(&buffer(gpu, len(spec) as u64 * 4), 0, len(spec) as u64 * 4);
-            (specs.iter().map(|s| tensor(s, own(s), own(s))).collect(), Vec::new())
+            let own = |size: u64| Slice::new(&buffer(gpu, size.next_multiple_of(4)), 0, size);
+            (all.map(|t| tensor(t, own(size(t, 0)), own(size(t, 1)))).collect(), Vec::new())
         }
         Place::TwoBuffers => {
-            let slices: Vec<_> = specs.iter().enumerate().map(|(i, s)| (len(s), i % 3 + 1)).collect();
-            let (params, gradients) = (Packed::new(gpu, &slices), Packed::new(gpu, &slices));
-            let tensors =
-                specs.iter().enumerate().map(|(i, s)| tensor(s, params.slice(i), gradients.slice(i))).collect();
-            (tensors, vec![params, gradients])
+            let packed = [0, 1].map(|which| {
+                Packed::of_bytes(gpu, &all.clone().map(|t| (size(t, which), t % 3 + 1)).collect::<Vec<_>>())
+            });
+            let tensors = all.map(|t| tensor(t, packed[0].slice(t), packed[1].slice(t))).collect();
+            (tensors, packed.into())
         }
         Place::OneBuffer => {
             let slices: Vec<_> =
-                specs.iter().enumerate().flat_map(|(i, s)| [(len(s), i % 3 + 1), (len(s), (i + 1) % 3 + 1)]).collect();
-            let packed = Packed::new(gpu, &slices);
-            let tensors = specs
-                .iter()
-                .enumerate()
-                .map(|(i, s)| tensor(s, packed.slice(2 * i), packed.slice(2 * i + 1)))
-                .collect();
+                all.clone().flat_map(|t| [(size(t, 0), t % 3 + 1), (size(t, 1), (t + 1) % 3 + 1)]).collect();
+            let packed = Packed::of_bytes(gpu, &slices);
+            let tensors = all.map(|t| tensor(t, packed.slice(2 * t), packed.slice(2 * t + 1))).collect();
             (tensors, vec![packed])
         }
     }

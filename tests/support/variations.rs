@@ -2,13 +2,30 @@
 //! that joins the list is covered without a word here.
 
 use wgpu_optim::step::{Plan, Variant};
-use wgpu_optim::{OptimizerConfig, OptionValue, Rule};
+use wgpu_optim::{Format, Master, OptimizerConfig, OptionValue, Rounding, Rule, StateFormat, StorageConfig};
 
 /// A rule with some options changed, and in words which.
 #[derive(Debug, Clone)]
 pub struct Variation {
     pub label: String,
     pub rule: Box<dyn Rule>,
+}
+
+/// Storages that meet every format, with a master, without, and rounded stochastically; the first is f32.
+pub fn storages() -> Vec<StorageConfig> {
+    use Format::{Bf16, F16, F32};
+    let of = |params, gradients, state| StorageConfig { params, gradients, state, ..StorageConfig::default() };
+    vec![
+        StorageConfig::default(),
+        of(Bf16, Bf16, StateFormat::Bf16),
+        of(F16, F16, StateFormat::Q8),
+        StorageConfig { rounding: Rounding::Stochastic, seed: 7, ..of(Bf16, Bf16, StateFormat::Bf16) },
+        StorageConfig { rounding: Rounding::Stochastic, seed: 8, ..of(Bf16, F32, StateFormat::Q8) },
+        StorageConfig { master: Some(Master::None), ..of(F16, Bf16, StateFormat::F32) },
+        StorageConfig { master: Some(Master::None), ..of(Bf16, F16, StateFormat::F32) },
+        of(F32, F16, StateFormat::Bf16),
+        of(F32, F32, StateFormat::Q8),
+    ]
 }
 
 type Change = (&'static str, OptionValue);

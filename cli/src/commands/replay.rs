@@ -22,7 +22,7 @@ Examples:
   wgpu-optim replay ... --state-in s.safetensors     goes on from it, to the same bits
   wgpu-optim replay ... --losses losses.txt          for the schedule \"plateau\"
 
-Files hold f32 tensors under the same names. Gradients of frozen tensors may be
+Files hold tensors in f32, f16 or bf16 under the same names; they are rounded to the\nstorage that the configuration says, and the parameters are written in it. Gradients of frozen tensors may be
 left out and are ignored. With [gradient].accumulate = k, k files make a step. A
 fixed loss scale is divided out; a dynamic one is refused, since recorded
 gradients cannot follow it.")]
@@ -98,7 +98,8 @@ pub fn run(args: &Args) -> Result<()> {
     drop(progress);
     let report = last.ok_or_else(|| Error::failed("the device sent no report of the last step"))?;
 
-    let mut contents = vec![tensor_file::serialize(&specs, &engine.params()?, metadata)?];
+    let formats: Vec<_> = (0..specs.len()).map(|t| engine.plan().formats_of(t)[0]).collect();
+    let mut contents = vec![tensor_file::serialize(&specs, &engine.params()?, &formats, metadata)?];
     if args.state_out.is_some() {
         contents.push(engine.state()?.to_safetensors()?);
     }

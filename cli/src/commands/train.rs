@@ -3,7 +3,7 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 use wgpu_optim::step::Plan;
-use wgpu_optim::{Gpu, Health, OptimizerConfig};
+use wgpu_optim::{Format, Gpu, Health, OptimizerConfig, OptionField, StateFormat};
 
 use crate::backend::{self, Backend};
 use crate::digits::Digits;
@@ -25,6 +25,7 @@ Examples:
   wgpu-optim train --report run.html
   wgpu-optim train --config run.toml --seed 7 --json
   wgpu-optim train --checkpoint run.safetensors --resume run.safetensors
+  wgpu-optim train --storage bf16 --state q8
 
 Without --config: adamw with lr 5e-3, falling along half a cosine to 0 over the run.
 The data: 1,797 images of 8x8 pixels, of which 360 are held back
@@ -64,11 +65,35 @@ pub struct Args {
     /// Goes on from a checkpoint of a run with the same seed, batch and configuration, to the same bits
     #[arg(long, value_name = "FILE.safetensors")]
     resume: Option<PathBuf>,
+    /// How parameters and gradients are stored; over the configuration's [storage]
+    #[arg(long, value_name = "FORMAT", value_parser = format)]
+    storage: Option<Format>,
+    /// How the optimizer's state is stored, likewise: f32, bf16 or q8
+    #[arg(long, value_name = "FORMAT", value_parser = state_format)]
+    state: Option<StateFormat>,
     #[command(flatten)]
     verbosity: Verbosity,
     /// Print the summary and the scores of every epoch as JSON
     #[arg(long)]
     json: bool,
+}
+
+fn format(word: &str) -> Result<Format, String> {
+    Format::from_value(&word.into()).ok_or_else(|| format!("expected {}", Format::EXPECTED))
+}
+
+fn state_format(word: &str) -> Result<StateFormat, String> {
+    StateFormat::from_value(&word.into()).ok_or_else(|| format!("expected {}", StateFormat::EXPECTED))
+}
+
+impl Args {
+    fn storage(&self, config: &mut OptimizerConfig) {
+        if let Some(format) = self.storage {
+            config.storage.params = format;
+            config.storage.gradients = format;
+        }
+        config.storage.state = self.state.unwrap_or(config.storage.state);
+    }
 }
 
 pub fn run(args: &Args) -> Result<()> {
@@ -81,9 +106,10 @@ pub fn run(args: &Args) -> Result<()> {
         None => default_config(args, &digits),
     };
     let path = args.config.as_deref().unwrap_or(Path::new("the default configuration"));
-    let config = input::parse(path, &text)?;
+    let mut config = input::parse(path, &text)?;
+    args.storage(&mut config);
     // Whether it fits the network shows without a device.
-    Plan::new(&config, &network::specs()).map_err(|e| Error::from(e).about(path))?;
+    let plan = Plan::new(&config, &network::specs()).map_err(|e| Error::from(e).about(path))?;
     let resumed = args.resume.as_deref().map(|path| resumed(args, path, &config)).transpose()?;
     let gpu = args.backend.open()?;
     let started = Instant::now();
@@ -120,7 +146,8 @@ pub fn run(args: &Args) -> Result<()> {
         contents.push(report::html(&run)?.into_bytes());
     }
     if args.params_out.is_some() {
-        contents.push(tensor_file::serialize(&network::specs(), &params, None)?);
+        let formats: Vec<_> = (0..params.len()).map(|t| plan.formats_of(t)[0]).collect();
+        contents.push(tensor_file::serialize(&network::specs(), &params, &formats, None)?);
     }
     outputs.write(&contents)?;
     summarize(args, &history, steps, seconds, gpu.as_ref(), trainer.telemetry().looks.last())

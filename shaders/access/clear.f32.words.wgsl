@@ -1,7 +1,7 @@
 // Zeroes the gradients that `load_gradients` reads, and no neighbour's.
 
-fn clear_gradients(word: u32, count: u32) {
+fn clear_gradients(element: u32, count: u32) {
     for (var i = 0u; i < count; i += 1u) {
-        gradients[word + i] = 0u;
+        gradients[element + i] = 0u;
     }
 }

@@ -1,0 +1,5 @@
+// State is stored element by element.
+
+fn begin_state(thread: u32) {}
+
+fn settle_state(block: Block, i: u32, count: u32) {}

@@ -1,0 +1,166 @@
+//! Stretches of tensors for the rules' kernels, widened from how they are stored and narrowed again.
+
+use super::Dense;
+use super::passes::TensorStep;
+use super::stored::StoredChunk;
+use crate::float::Float;
+use crate::hyper::Scalars;
+use crate::step::Plan;
+use crate::storage::{Format, Noise, Rounding, Storage, stochastic_bf16_bits};
+use crate::twin::{Around, Block, ByLine, Element, Factors};
+
+/// Elements that one task updates: long enough to be worth a task, short enough to spread.
+pub const TASK: usize = 1 << 15;
+
+/// A stretch of one tensor.
+pub struct Task<'a, F> {
+    /// The tensor's place among the dense ones and in the plan.
+    pub index: usize,
+    pub tensor: usize,
+    params: &'a mut [F],
+    master: Option<&'a mut [F]>,
+    gradients: &'a [F],
+    slots: Vec<StoredChunk<'a, F>>,
+    active: &'a [usize],
+    scalars: &'a Scalars,
+    around: Around,
+    by_line: ByLine<'a, F>,
+    rounds: Rounds,
+    /// The place of the rule's first slot among those kept.
+    first_slot: u32,
+}
+
+/// How weights become parameters.
+#[derive(Debug, Clone, Copy)]
+pub struct Rounds {
+    pub storage: Storage,
+    pub noise: Noise,
+    /// The first element's place in its tensor.
+    pub first: u64,
+}
+
+/// The value as a format holds it.
+pub fn round<F: Float>(format: Format, x: F) -> F {
+    match format {
+        Format::F32 => x,
+        Format::F16 | Format::Bf16 => F::of(format.round(x.f64() as f32).into()),
+    }
+}
+
+impl Rounds {
+    fn narrows(&self) -> bool {
+        self.storage.params != Format::F32
+    }
+
+    /// Writes weights to parameters.
+    pub fn write<F: Float>(&self, weights: &[F], params: &mut [F]) {
+        for ((param, weight), element) in params.iter_mut().zip(weights).zip(self.first..) {
+            *param = match self.storage.rounding {
+                Rounding::Nearest => round(self.storage.params, *weight),
+                Rounding::Stochastic => {
+                    let bits = stochastic_bf16_bits(weight.f64() as f32, self.noise.bits(element, Noise::PARAMS));
+                    F::of(Format::Bf16.value(bits.into()).into())
+                }
+            };
+        }
+    }
+}
+
+/// Takes parameters into their f32 copy that the caller has changed since it was written.
+pub fn refresh<F: Float>(format: Format, params: &[F], master: &mut [F]) {
+    for (copy, param) in master.iter_mut().zip(params) {
+        let param = round(format, *param);
+        if round(format, *copy) != param {
+            *copy = param;
+        }
+    }
+}
+
+impl<F: Element> Dense<'_, F> {
+    /// Takes up what the caller has written to the parameters, as their format holds it.
+    pub fn take_written_params(&mut self, plan: &Plan) {
+        let format = plan.formats_of(self.tensor)[0];
+        match &mut self.master {
+            Some(master) => refresh(format, self.params, master),
+            None if format != Format::F32 => self.params.iter_mut().for_each(|p| *p = round(format, *p)),
+            None => {}
+        }
+    }
+}
+
+impl<F: Element> Task<'_, F> {
+    /// Runs a kernel over the stretch, which changes it if `stores`.
+    pub fn run<R>(self, stores: bool, kernel: impl FnOnce(Block<'_, F>) -> R) -> R {
+        let Self { params, mut master, gradients, mut slots, active, scalars, around, by_line, rounds, .. } = self;
+        let first_slot = self.first_slot;
+        let mut copy: Vec<F> = if rounds.narrows() && master.is_none() { params.to_vec() } else { Vec::new() };
+        let mut wide: Vec<_> = slots.iter().map(StoredChunk::widened).collect();
+        let values = slots.iter_mut().zip(&mut wide).map(|(slot, wide)| match (slot, wide) {
+            (StoredChunk::Wide(values), _) => &mut **values,
+            (_, Some(values)) => values.as_mut_slice(),
+            (_, None) => &mut [],
+        });
+        let weights: &mut [F] = match &mut master {
+            Some(master) => master,
+            None if rounds.narrows() => &mut copy,
+            None => &mut *params,
+        };
+        let slots_of = values.collect();
+        let outcome = kernel(Block { params: weights, gradients, slots: slots_of, active, scalars, around, by_line });
+        if !stores {
+            return outcome;
+        }
+        if rounds.narrows() {
+            rounds.write(master.as_deref().unwrap_or(&copy), params);
+        }
+        for ((slot, wide), place) in slots.iter_mut().zip(wide).zip(first_slot..) {
+            if let Some(values) = wide {
+                slot.narrow(&values, rounds.noise, Noise::SLOTS + place, rounds.first);
+            }
+        }
+        outcome
+    }
+}
+
+/// The stretches of all tensors.
+pub fn tasks<'a, F: Element>(
+    dense: &'a mut [Dense<'_, F>],
+    plan: &'a Plan,
+    steps: &'a [TensorStep<F>],
+) -> Vec<Task<'a, F>> {
+    let mut tasks = Vec::new();
+    for (index, (d, step)) in dense.iter_mut().zip(steps).enumerate() {
+        let variant = plan.variant_of(d.tensor);
+        let mut slots: Vec<_> = d.slots.iter_mut().map(|s| s.chunks_mut(TASK)).collect();
+        let mut master = d.master.as_mut().map(|master| master.chunks_mut(TASK));
+        let gradient = d.accumulated.as_ref().map_or(d.gradient, |sum| sum.as_slice());
+        let factors = match (&*d.factors, plan.factored(d.tensor)) {
+            ([rows, columns], Some(matrices)) => Some(Factors { matrices, rows, columns, means: &step.means }),
+            _ => None,
+        };
+        let by_line = ByLine {
+            first: 0,
+            units: step.units.as_ref().map(|(lines, factors)| (*lines, factors.as_slice())),
+            mean_square: variant.mean_square(),
+            factors,
+        };
+        let chunks = d.params.chunks_mut(TASK).zip(gradient.chunks(TASK));
+        for ((params, gradients), first) in chunks.zip((0u64..).step_by(TASK)) {
+            tasks.push(Task {
+                index,
+                tensor: d.tensor,
+                params,
+                master: master.as_mut().and_then(Iterator::next),
+                gradients,
+                slots: slots.iter_mut().filter_map(Iterator::next).collect(),
+                active: variant.active.as_slice(),
+                scalars: &step.scalars,
+                around: step.around,
+                by_line: ByLine { first, ..by_line },
+                rounds: Rounds { storage: variant.storage, noise: step.noise, first },
+                first_slot: variant.engine.len() as u32,
+            });
+        }
+    }
+    tasks
+}
