@@ -13,6 +13,7 @@ mod lines;
 mod mailbox;
 mod optimizer;
 mod overlap;
+mod pipeline_cache;
 mod pipelines;
 mod readback;
 mod record;

@@ -108,7 +108,8 @@ impl Gpu {
     }
 
     /// Opens a device on that adapter with WebGPU's default limits, raised where the adapter offers
-    /// longer buffers and bindings.
+    /// longer buffers and bindings, and with the features that it can make use of: timestamps for the benches, a
+    /// pipeline cache.
     ///
     /// # Errors
     /// [`Error::NoAdapter`] with the driver's reason.
@@ -122,7 +123,7 @@ impl Gpu {
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("wgpu-optim"),
             required_limits,
-            required_features: adapter.features() & wgpu::Features::TIMESTAMP_QUERY,
+            required_features: adapter.features() & (wgpu::Features::TIMESTAMP_QUERY | wgpu::Features::PIPELINE_CACHE),
             ..wgpu::DeviceDescriptor::default()
         };
         let (device, queue) = adapter.request_device(&descriptor).await.map_err(|e| Error::NoAdapter(e.to_string()))?;

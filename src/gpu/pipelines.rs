@@ -22,6 +22,8 @@ pub type Bindings = Vec<(u32, Kind)>;
 pub struct Pipelines {
     layouts: Mutex<HashMap<Bindings, wgpu::BindGroupLayout>>,
     pipelines: Mutex<HashMap<Key, wgpu::ComputePipeline>>,
+    /// The driver's own, where the caller asked for it.
+    pub(super) cache: Mutex<Option<wgpu::PipelineCache>>,
 }
 
 #[derive(Debug, PartialEq, Eq, Hash)]
@@ -85,10 +87,12 @@ impl Gpu {
             groups: groups.to_vec(),
         };
         let layouts = groups.iter().map(|group| self.layout(group)).collect::<Result<Vec<_>>>()?;
-        let mut pipelines = self.pipelines().pipelines.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(pipeline) = pipelines.get(&key) {
+        // Not held while one is built: others are built at the same time.
+        let pipelines = || self.pipelines().pipelines.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(pipeline) = pipelines().get(&key) {
             return Ok(pipeline.clone());
         }
+        let cache = self.pipelines().cache.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let module = self.module(&key, author)?;
         let layouts: Vec<_> = layouts.iter().map(Some).collect();
         let pipeline = self.scoped(&format!("pipeline {:?}", key.entry), |device| {
@@ -107,13 +111,12 @@ impl Gpu {
                     // Every kernel writes its workgroup memory before it reads it.
                     zero_initialize_workgroup_memory: false,
                 },
-                cache: None,
+                cache: cache.as_ref(),
             })
         });
         let pipeline = pipeline.map_err(|e| shader_error(e, author))?;
         self.count_pipeline();
-        pipelines.insert(key, pipeline.clone());
-        Ok(pipeline)
+        Ok(pipelines().entry(key).or_insert(pipeline).clone())
     }
 
     fn module(&self, key: &Key, author: Author<'_>) -> Result<wgpu::ShaderModule> {
