@@ -6,7 +6,7 @@ use wgpu::BufferUsages;
 use super::bindings;
 use super::context::Gpu;
 use super::lines::{LineTables, Stage};
-use super::pipelines::{Author, Bindings, Kind};
+use super::pipelines::{Author, Bindings, Kind, Wanted};
 use super::rows::LineSet;
 use crate::Result;
 use crate::shader::{self, ByLine};
@@ -62,14 +62,14 @@ fn reads_values(plan: &Plan, by: ByLine) -> bool {
     by == ByLine::Rows || (by == ByLine::Gradients && plan.gradient.clip_adaptive.is_some())
 }
 
-/// The pipeline of a sum that goes by the spans of a variant.
-pub fn span_sum(gpu: &Gpu, plan: &Plan, code: &Variant, by: ByLine) -> Result<wgpu::ComputePipeline> {
+/// The kernel of a sum that goes by the spans of a variant.
+pub fn span_sum(plan: &Plan, code: &Variant, by: ByLine) -> Wanted<'static> {
     let span = match by {
         ByLine::Units => bindings::unit_bindings(code.kept_count() > 0),
         ByLine::Gradients | ByLine::Rows => bindings::scan_bindings(plan.gradient.accumulates()),
     };
     let kernel = shader::sum_lines(code, &plan.gradient, by);
-    gpu.pipeline(kernel, Author::Ours, &[span, sum_bindings(reads_values(plan, by))])
+    Wanted { kernel, author: Author::Ours, groups: vec![span, sum_bindings(reads_values(plan, by))] }
 }
 
 impl Lines {

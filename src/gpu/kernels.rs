@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::context::Gpu;
-use super::pipelines::{Author, Bindings};
+use super::pipelines::{Author, Bindings, Wanted};
 use super::tables;
 use super::{bindings, by_line};
 use crate::shader::{self, Access, ByLine, Kernel};
@@ -21,14 +21,14 @@ pub struct Kernels {
 }
 
 /// The pipelines that serve spans of one variant, reached in one way.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct SpanKernels {
     pub sum_units: Option<wgpu::ComputePipeline>,
     pub sum_lines: Option<wgpu::ComputePipeline>,
     pub scan: Option<wgpu::ComputePipeline>,
     pub watch: Option<wgpu::ComputePipeline>,
     pub measure: Option<wgpu::ComputePipeline>,
-    pub update: wgpu::ComputePipeline,
+    pub update: Option<wgpu::ComputePipeline>,
     pub watched_update: Option<wgpu::ComputePipeline>,
     pub weigh: Option<wgpu::ComputePipeline>,
     pub limit: Option<wgpu::ComputePipeline>,
@@ -36,6 +36,9 @@ pub struct SpanKernels {
     pub swap: Option<wgpu::ComputePipeline>,
     pub evaluate: Option<wgpu::ComputePipeline>,
 }
+
+/// Where a pipeline goes.
+type Place = fn(&mut SpanKernels) -> &mut Option<wgpu::ComputePipeline>;
 
 impl Kernels {
     pub fn new(gpu: &Gpu, plan: &Plan) -> Result<Self> {
@@ -65,61 +68,58 @@ impl Kernels {
         let author = if rules::is_ours(rule) { Author::Ours } else { Author::Outside(rule.name()) };
         let span =
             bindings::update_bindings(access, code.kept_count() > 0, code.formats().any(|f| f == StateFormat::Q8));
-        let build = |kernel: Kernel, author: Author<'_>, tables: Bindings| {
-            gpu.pipeline(kernel, author, &[span.clone(), tables])
+        let build =
+            |kernel: Kernel, author, tables: Bindings| Wanted { kernel, author, groups: vec![span.clone(), tables] };
+        let scanned = vec![bindings::scan_bindings(plan.gradient.accumulates()), tables::scan_bindings()];
+        let scan = |kernel: Kernel| {
+            let kernel = kernel.with_workgroup(gpu.scan_workgroup());
+            Wanted { kernel, author: Author::Ours, groups: scanned.clone() }
         };
-        let scanned = [bindings::scan_bindings(plan.gradient.accumulates()), tables::scan_bindings()];
-        let scan = |kernel: Kernel| gpu.pipeline(kernel.with_workgroup(gpu.scan_workgroup()), Author::Ours, &scanned);
-        let mut kernels = SpanKernels {
-            sum_units: None,
-            sum_lines: None,
-            scan: None,
-            watch: None,
-            measure: None,
-            update: build(
-                shader::update(code, &plan.gradient, &plan.weights, access, false),
-                author,
-                tables::update_bindings(code.measures(), goes_by_line),
-            )?,
-            watched_update: None,
-            weigh: None,
-            limit: None,
-            average: None,
-            swap: None,
-            evaluate: None,
-        };
-        if plan.gradient.clip_adaptive.is_some() {
-            kernels.sum_units = Some(by_line::span_sum(gpu, plan, code, ByLine::Units)?);
+        let (gradient, weights) = (&plan.gradient, &plan.weights);
+        let mut wanted: Vec<(Place, Wanted<'_>)> = Vec::new();
+        let mut want = |place: Place, kernel| wanted.push((place, kernel));
+
+        let update = shader::update(code, gradient, weights, access, false);
+        let tables_of_update = tables::update_bindings(code.measures(), goes_by_line);
+        want(|k| &mut k.update, build(update, author, tables_of_update));
+        if gradient.clip_adaptive.is_some() {
+            want(|k| &mut k.sum_units, by_line::span_sum(plan, code, ByLine::Units));
         }
         if plan.factors() {
-            kernels.sum_lines = Some(by_line::span_sum(gpu, plan, code, ByLine::Gradients)?);
+            want(|k| &mut k.sum_lines, by_line::span_sum(plan, code, ByLine::Gradients));
         }
-        if plan.gradient.needs_scan() {
-            kernels.scan = Some(scan(shader::scan(code, &plan.gradient, access.vector))?);
+        if gradient.needs_scan() {
+            want(|k| &mut k.scan, scan(shader::scan(code, gradient, access.vector)));
         }
         if self.watched {
-            kernels.watch = Some(scan(shader::watch(code, &plan.gradient, access.vector))?);
-            let kernel = shader::update(code, &plan.gradient, &plan.weights, access, true);
-            kernels.watched_update = Some(build(kernel, author, tables::watched_bindings(goes_by_line))?);
+            want(|k| &mut k.watch, scan(shader::watch(code, gradient, access.vector)));
+            let update = shader::update(code, gradient, weights, access, true);
+            want(|k| &mut k.watched_update, build(update, author, tables::watched_bindings(goes_by_line)));
         }
         if code.measures() {
-            let kernel = shader::measure(code, &plan.gradient, access);
-            kernels.measure = Some(build(kernel, author, tables::measure_bindings(goes_by_line))?);
+            let measure = shader::measure(code, gradient, access);
+            want(|k| &mut k.measure, build(measure, author, tables::measure_bindings(goes_by_line)));
         }
-        if plan.weights.tensor_limit().is_some() {
-            let weigh = shader::weigh(code, &plan.weights, access.vector);
-            kernels.weigh = Some(build(weigh, Author::Ours, tables::weigh_bindings())?);
-            let limit = shader::limit(code, &plan.weights, access.vector);
-            kernels.limit = Some(build(limit, Author::Ours, tables::limit_bindings())?);
+        if weights.tensor_limit().is_some() {
+            let weigh = shader::weigh(code, weights, access.vector);
+            want(|k| &mut k.weigh, build(weigh, Author::Ours, tables::weigh_bindings()));
+            let limit = shader::limit(code, weights, access.vector);
+            want(|k| &mut k.limit, build(limit, Author::Ours, tables::limit_bindings()));
         }
         if plan.ema.is_some() {
             let average = shader::average(code, access);
-            kernels.average = Some(build(average, Author::Ours, tables::update_bindings(false, goes_by_line))?);
-            kernels.swap = Some(build(shader::swap(code, access), Author::Ours, tables::swap_bindings())?);
+            want(|k| &mut k.average, build(average, Author::Ours, tables::update_bindings(false, goes_by_line)));
+            want(|k| &mut k.swap, build(shader::swap(code, access), Author::Ours, tables::swap_bindings()));
         }
         if code.averages() {
-            let kernel = shader::evaluate(code, &plan.gradient, access);
-            kernels.evaluate = Some(build(kernel, author, tables::evaluate_bindings(goes_by_line))?);
+            let evaluate = shader::evaluate(code, gradient, access);
+            want(|k| &mut k.evaluate, build(evaluate, author, tables::evaluate_bindings(goes_by_line)));
+        }
+
+        let (places, wanted): (Vec<Place>, Vec<_>) = wanted.into_iter().unzip();
+        let mut kernels = SpanKernels::default();
+        for (place, pipeline) in places.into_iter().zip(gpu.pipelines_of(wanted)?) {
+            *place(&mut kernels) = Some(pipeline);
         }
         self.spans.insert((variant, access), kernels);
         Ok(())

@@ -44,6 +44,14 @@ pub enum Author<'a> {
     Outside(&'a str),
 }
 
+/// A pipeline to build.
+#[derive(Debug)]
+pub struct Wanted<'a> {
+    pub kernel: Kernel,
+    pub author: Author<'a>,
+    pub groups: Vec<Bindings>,
+}
+
 impl Gpu {
     pub(super) fn layout(&self, bindings: &Bindings) -> Result<wgpu::BindGroupLayout> {
         let mut layouts = self.pipelines().layouts.lock().unwrap_or_else(PoisonError::into_inner);
@@ -72,6 +80,26 @@ impl Gpu {
         })?;
         layouts.insert(bindings.clone(), layout.clone());
         Ok(layout)
+    }
+
+    /// Pipelines that do not wait for one another: drivers take a long time over each. In their order.
+    pub(super) fn pipelines_of(&self, wanted: Vec<Wanted<'_>>) -> Result<Vec<wgpu::ComputePipeline>> {
+        let threads = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
+        let share = wanted.len().div_ceil(threads).max(1);
+        let build = |Wanted { kernel, author, groups }: &Wanted<'_>| self.pipeline(kernel.clone(), *author, groups);
+        if threads == 1 || wanted.len() < 2 {
+            return wanted.iter().map(build).collect();
+        }
+        std::thread::scope(|scope| {
+            let started: Vec<_> = wanted
+                .chunks(share)
+                .map(|part| scope.spawn(move || part.iter().map(build).collect::<Result<Vec<_>>>()))
+                .collect();
+            let lost =
+                || Error::Device { what: "pipelines".to_owned(), reason: "a thread that built them died".to_owned() };
+            let parts = started.into_iter().map(|thread| thread.join().unwrap_or_else(|_| Err(lost())));
+            Ok(parts.collect::<Result<Vec<_>>>()?.concat())
+        })
     }
 
     pub(super) fn pipeline(

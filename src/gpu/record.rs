@@ -51,21 +51,35 @@ impl Recorder<'_> {
         self.each(pass, &self.tables.evaluate, |k| k.evaluate.as_ref());
     }
 
-    fn scan(
-        &self,
+    /// One dispatch for each span whose kernels have that pipeline. What neighbours share is set once: a
+    /// model in buffers of its own has a span a tensor.
+    fn spans<'k>(
+        &'k self,
         pass: &mut wgpu::ComputePass<'_>,
-        tables: &wgpu::BindGroup,
+        group: impl Fn(&BoundSpan) -> &wgpu::BindGroup,
+        choose: impl Fn(&'k SpanKernels, usize) -> Option<(&'k wgpu::ComputePipeline, &'k wgpu::BindGroup)>,
+    ) {
+        let mut last = None;
+        for span in self.spans {
+            let code = (span.variant, span.access);
+            let kernels = self.kernels.span(span.variant, span.access);
+            let Some((pipeline, tables)) = kernels.and_then(|k| choose(k, span.variant)) else { continue };
+            if last.replace(code) != Some(code) {
+                pass.set_pipeline(pipeline);
+                pass.set_bind_group(1, tables, &[]);
+            }
+            pass.set_bind_group(0, group(span), &[]);
+            pass.dispatch_workgroups(span.workgroups[0], span.workgroups[1], 1);
+        }
+    }
+
+    fn scan<'k>(
+        &'k self,
+        pass: &mut wgpu::ComputePass<'_>,
+        tables: &'k wgpu::BindGroup,
         kernel: impl Fn(&SpanKernels) -> Option<&wgpu::ComputePipeline>,
     ) {
-        pass.set_bind_group(1, tables, &[]);
-        for span in self.spans {
-            let kernels = self.kernels.span(span.variant, span.access);
-            if let Some(pipeline) = kernels.and_then(&kernel) {
-                pass.set_pipeline(pipeline);
-                pass.set_bind_group(0, &span.scan, &[]);
-                dispatch(pass, span);
-            }
-        }
+        self.spans(pass, |span| &span.scan, |k, _| Some((kernel(k)?, tables)));
     }
 
     /// `sets` of parts, one after the other.
@@ -127,44 +141,29 @@ impl Recorder<'_> {
     }
 
     fn update(&self, pass: &mut wgpu::ComputePass<'_>) {
-        for span in self.spans {
-            let Some(kernels) = self.kernels.span(span.variant, span.access) else {
-                continue;
-            };
-            let by_sums = self.plan.variants[span.variant].measures();
-            let (kernel, tables) = match (self.watch, &kernels.watched_update) {
-                (Some(watch), Some(kernel)) => (kernel, &watch.update),
-                _ if by_sums => (&kernels.update, &self.tables.update_by_sums),
-                _ => (&kernels.update, &self.tables.update),
-            };
-            pass.set_pipeline(kernel);
-            pass.set_bind_group(0, &span.update, &[]);
-            pass.set_bind_group(1, tables, &[]);
-            dispatch(pass, span);
-        }
+        self.spans(
+            pass,
+            |span| &span.update,
+            |kernels, variant| {
+                let by_sums = self.plan.variants[variant].measures();
+                match (self.watch, &kernels.watched_update) {
+                    (Some(watch), Some(kernel)) => Some((kernel, &watch.update)),
+                    _ if by_sums => Some((kernels.update.as_ref()?, &self.tables.update_by_sums)),
+                    _ => Some((kernels.update.as_ref()?, &self.tables.update)),
+                }
+            },
+        );
         if let Some(watch) = self.watch {
             self.sum(pass, &watch.sum_updates, 2);
         }
     }
 
-    fn each(
-        &self,
+    fn each<'k>(
+        &'k self,
         pass: &mut wgpu::ComputePass<'_>,
-        tables: &wgpu::BindGroup,
+        tables: &'k wgpu::BindGroup,
         pipeline: impl Fn(&SpanKernels) -> Option<&wgpu::ComputePipeline>,
     ) {
-        for span in self.spans {
-            let kernels = self.kernels.span(span.variant, span.access);
-            if let Some(pipeline) = kernels.and_then(&pipeline) {
-                pass.set_pipeline(pipeline);
-                pass.set_bind_group(0, &span.update, &[]);
-                pass.set_bind_group(1, tables, &[]);
-                dispatch(pass, span);
-            }
-        }
+        self.spans(pass, |span| &span.update, |k, _| Some((pipeline(k)?, tables)));
     }
-}
-
-fn dispatch(pass: &mut wgpu::ComputePass<'_>, span: &BoundSpan) {
-    pass.dispatch_workgroups(span.workgroups[0], span.workgroups[1], 1);
 }
