@@ -1,6 +1,7 @@
 //! Fits a picture with 2-D Gaussians, forward and backward in WGSL, which is what many people train on
 //! wgpu today. Positions, shapes and colours have learning rates of their own. On the way faint
-//! Gaussians are pruned and new ones put where the error is; those that stay keep their state.
+//! Gaussians are pruned and new ones put where the error is; the rows that stay keep their state, which
+//! never leaves the GPU.
 //!
 //! `cargo run --release --example gaussian_fit -- fit.png`
 
@@ -11,7 +12,7 @@ use rand::distr::Distribution;
 use rand::distr::weighted::WeightedIndex;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use wgpu_optim::{Gpu, OptimizerState};
+use wgpu_optim::Gpu;
 
 pub use model::{Model, PARTS, Params};
 pub use picture::Picture;
@@ -43,7 +44,7 @@ pub struct Round {
 pub fn fit(gpu: &Gpu, goal: &Picture, settings: Settings) -> Result<(Picture, Vec<Round>)> {
     let mut random = ChaCha8Rng::seed_from_u64(0);
     let mut params = Params::default();
-    add(&mut params, goal, &goal.rgb, settings.few, &mut random)?;
+    add(&mut params, goal, &goal.rgb, settings.few, 0, &mut random)?;
     let mut model = Model::new(gpu, goal, &params)?;
     let mut history = Vec::new();
     for round in 1..=settings.rounds {
@@ -54,16 +55,14 @@ pub fn fit(gpu: &Gpu, goal: &Picture, settings: Settings) -> Result<(Picture, Ve
         let residual = model.residual()?;
         let mut done = Round { gaussians: model.gaussians(), pruned: 0, added: 0, psnr: psnr(&residual) };
         if round < settings.rounds {
-            let (mut params, mut state) = model.save()?;
+            let params = model.params()?;
             let kept = visible(&params);
-            keep(&mut params, &mut state, &kept);
             done.pruned = done.gaussians - kept.len();
             done.added = (kept.len() / 2).min(settings.many - kept.len());
             let error: Vec<f32> = residual.iter().map(|r| -r).collect();
-            add(&mut params, goal, &error, done.added, &mut random)?;
-            extend(&mut state, params[0].len() / 2);
-            model = Model::new(gpu, goal, &params)?;
-            model.load_state(&state)?;
+            let mut new = Params::default();
+            add(&mut new, goal, &error, done.added, kept.len(), &mut random)?;
+            model.resize(goal, &kept, &new)?;
         }
         history.push(done);
     }
@@ -77,11 +76,19 @@ fn psnr(residual: &[f32]) -> f64 {
 }
 
 /// Adds Gaussians at random pixels, more where `missing` is large, in the colour that is missing there.
-pub fn add(params: &mut Params, goal: &Picture, missing: &[f32], count: usize, random: &mut ChaCha8Rng) -> Result<()> {
+/// There are `others` besides.
+pub fn add(
+    params: &mut Params,
+    goal: &Picture,
+    missing: &[f32],
+    count: usize,
+    others: usize,
+    random: &mut ChaCha8Rng,
+) -> Result<()> {
     let weights = missing.chunks_exact(3).map(|rgb| rgb.iter().map(|c| c * c).sum::<f32>() + 1e-6);
     let pixels = WeightedIndex::new(weights)?;
-    // As wide as their mean distance.
-    let scale = ((goal.width * goal.height) as f32 / (params[0].len() / 2 + count) as f32).sqrt() / 2.0;
+    // As wide as half their mean distance.
+    let scale = ((goal.width * goal.height) as f32 / (others + count) as f32).sqrt() / 2.0;
     for _ in 0..count {
         let pixel = pixels.sample(random);
         params[0].extend([(pixel % goal.width) as f32 + 0.5, (pixel / goal.width) as f32 + 0.5]);
@@ -92,30 +99,10 @@ pub fn add(params: &mut Params, goal: &Picture, missing: &[f32], count: usize, r
 }
 
 /// The Gaussians that show: neither without colour nor smaller than a pixel.
-fn visible(params: &Params) -> Vec<usize> {
+fn visible(params: &Params) -> Vec<u32> {
     let coloured = |i: usize| params[2][3 * i..3 * i + 3].iter().any(|c| c.abs() > 0.01);
     let wide = |i: usize| params[1][3 * i].max(params[1][3 * i + 1]) > 0.3f32.ln();
-    (0..params[0].len() / 2).filter(|i| coloured(*i) && wide(*i)).collect()
-}
-
-/// Drops all rows but those, from parameters and state alike.
-fn keep(params: &mut Params, state: &mut OptimizerState, rows: &[usize]) {
-    let keep = |values: &mut Vec<f32>, width: usize| {
-        *values = rows.iter().flat_map(|row| &values[row * width..(row + 1) * width]).copied().collect();
-    };
-    for (part, tensor) in state.tensors.iter_mut().enumerate() {
-        let width = PARTS[part].1;
-        keep(&mut params[part], width);
-        tensor.slots.iter_mut().for_each(|(_, values)| keep(values, width));
-    }
-}
-
-/// Gives the state rows of zeros for the Gaussians that are new.
-fn extend(state: &mut OptimizerState, count: usize) {
-    for (tensor, (_, width)) in state.tensors.iter_mut().zip(PARTS) {
-        tensor.shape[0] = count as u64;
-        tensor.slots.iter_mut().for_each(|(_, values)| values.resize(count * width, 0.0));
-    }
+    (0..params[0].len() as u32 / 2).filter(|i| coloured(*i as usize) && wide(*i as usize)).collect()
 }
 
 #[allow(dead_code, reason = "a test runs `fit` by itself")]

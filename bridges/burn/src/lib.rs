@@ -20,8 +20,8 @@
 //! Parameters are updated in place, in the buffers that Burn allocated, and gradients are read where
 //! Burn's backward pass left them. Burn's tensors are values: where somebody else holds a parameter
 //! too, such as a clone of the module, the step goes to a copy, made on the GPU, and the clone stays as
-//! it was. The optimizer's state then moves to the new buffers through the host, so keep clones out of
-//! the loop's every step.
+//! it was. The optimizer's state then moves to new buffers, on the GPU too but with a wait, so keep clones
+//! out of the loop's every step.
 //!
 //! Burn's `fusion` feature must be off: a fused tensor is a promise, and has no buffer to hand over.
 

@@ -44,13 +44,15 @@ impl Optimizer {
             Some(engine) if stays(&engine, &parameters) => engine,
             old => {
                 self.moves += 1;
-                self.lr = None;
                 let tensors = parameters.iter().map(tensor);
-                let mut engine = wgpu_optim::Optimizer::new(&self.gpu, &self.config, tensors)?;
-                if let Some(old) = old {
-                    engine.load_state(&old.state_blocking()?)?;
+                match old {
+                    // The state follows on the GPU.
+                    Some(mut engine) => {
+                        engine.reconfigure(&self.config, tensors)?;
+                        engine
+                    }
+                    None => wgpu_optim::Optimizer::new(&self.gpu, &self.config, tensors)?,
                 }
-                engine
             }
         };
         if self.lr != Some(lr) {
