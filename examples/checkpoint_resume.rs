@@ -1,16 +1,14 @@
-//! Training that is interrupted and goes on to the same bits: parameters and state go to safetensors
-//! files, and a new optimizer takes up where the old one stopped, the schedule included.
+//! Training that is interrupted and goes on to the same bits: parameters and state go to one file,
+//! copied on the GPU while training goes on, and a new optimizer takes up where the old one stopped, the
+//! schedule included.
 //!
 //! `cargo run --release --example checkpoint_resume`
 
 use std::path::Path;
 
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use wgpu_optim::rules::AdamW;
 use wgpu_optim::schedule::Cosine;
-use wgpu_optim::{Arena, Gpu, Optimizer, OptimizerConfig, OptimizerState, TensorSpec, checkpoint};
-
-type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+use wgpu_optim::{Arena, Checkpoint, Gpu, Optimizer, OptimizerConfig, Result, TensorSpec};
 
 /// A model of one tensor; its loss is Σ (1 + i mod 7)(wᵢ − sin i)².
 struct Training {
@@ -33,10 +31,8 @@ impl Training {
 
     fn step(&mut self) -> Result<()> {
         // Stands in for a backward pass on the GPU.
-        let gradient: Vec<f32> = (0..)
-            .zip(&self.optimizer.params_blocking()?[0])
-            .map(|(i, w)| 2.0 * (1 + i % 7) as f32 * (w - (i as f32).sin()))
-            .collect();
+        let gradient: Vec<f32> =
+            (0..).zip(self.params()?).map(|(i, w)| 2.0 * (1 + i % 7) as f32 * (w - (i as f32).sin())).collect();
         self.arena.write_gradient("w", &gradient)?;
         let mut encoder = self.gpu.device().create_command_encoder(&Default::default());
         self.optimizer.step(&mut encoder)?;
@@ -48,24 +44,21 @@ impl Training {
         Ok(self.optimizer.params_blocking()?.remove(0))
     }
 
-    fn save(&self, folder: &Path) -> Result<()> {
-        let params = self.params()?;
-        let view = TensorView::new(Dtype::F32, vec![ELEMENTS], bytemuck::cast_slice(&params))?;
-        std::fs::write(folder.join("params.safetensors"), safetensors::serialize([("w", view)], None)?)?;
-        std::fs::write(folder.join("state.safetensors"), self.optimizer.state_blocking()?.to_safetensors()?)?;
-        Ok(())
+    /// The copy is recorded like a step; only whoever wants the file waits for it.
+    fn save(&mut self, path: &Path) -> Result<()> {
+        let mut encoder = self.gpu.device().create_command_encoder(&Default::default());
+        let pending = self.optimizer.record_checkpoint(&mut encoder)?;
+        self.gpu.queue().submit([encoder.finish()]);
+        // Beside the target, then renamed: the path never leads to half a file.
+        pending.wait()?.with_extra("note", "an example").save(path)
     }
 
     /// A new process would start here.
-    fn resume(gpu: &Gpu, folder: &Path) -> Result<Self> {
+    fn resume(gpu: &Gpu, path: &Path) -> Result<Self> {
         let mut training = Self::new(gpu)?;
-        let params = std::fs::read(folder.join("params.safetensors"))?;
-        let view = SafeTensors::deserialize(&params)?.tensor("w")?;
-        training.arena.write_params("w", &checkpoint::float_values(&view, &[ELEMENTS as u64])?)?;
         // Names, shapes, rules and slots are checked: a file of another model is refused.
-        let state = std::fs::read(folder.join("state.safetensors"))?;
-        let state = OptimizerState::from_safetensors(&state, training.optimizer.plan())?;
-        training.optimizer.load_state(&state)?;
+        let checkpoint = Checkpoint::load(path, training.optimizer.plan())?;
+        training.optimizer.load_checkpoint(&checkpoint)?;
         Ok(training)
     }
 }
@@ -75,18 +68,19 @@ pub fn run(gpu: &Gpu, folder: &Path) -> Result<[Vec<f32>; 2]> {
     let mut whole = Training::new(gpu)?;
     (0..60).try_for_each(|_| whole.step())?;
 
+    let path = folder.join("run.safetensors");
     let mut first = Training::new(gpu)?;
     (0..25).try_for_each(|_| first.step())?;
-    first.save(folder)?;
+    first.save(&path)?;
     drop(first);
-    let mut second = Training::resume(gpu, folder)?;
+    let mut second = Training::resume(gpu, &path)?;
     (0..35).try_for_each(|_| second.step())?;
 
     Ok([whole.params()?, second.params()?])
 }
 
 #[allow(dead_code, reason = "a test runs `run` by itself")]
-fn main() -> Result<()> {
+fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
     let folder = tempfile::tempdir()?;
     let [whole, resumed] = run(&Gpu::headless()?, folder.path())?;
     let same = whole.iter().zip(&resumed).filter(|(a, b)| a.to_bits() == b.to_bits()).count();
