@@ -12,8 +12,17 @@ use crate::step::{EMA, Plan, Stepping, Variant};
 use crate::storage::Format;
 use crate::weights::WeightsConfig;
 
+// Ahead of the modules, which use it too.
+macro_rules! file {
+    ($path:literal) => {
+        include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/shaders/", $path))
+    };
+}
+
+mod lines;
 mod storage;
 
+pub use lines::{ByLine, fold_lines, sum_lines};
 pub use storage::conversions;
 use storage::{add_engine_word, add_gradients, add_state, add_weights, state_glue};
 
@@ -68,12 +77,6 @@ impl Access {
     pub fn writes_gradients(self) -> bool {
         self.aliased || self.clear
     }
-}
-
-macro_rules! file {
-    ($path:literal) => {
-        include_str!(concat!("../shaders/", $path))
-    };
 }
 
 /// The kernel that reads gradients for their sums and for non-finite elements.
@@ -150,67 +153,6 @@ pub fn prepare(plan: &Plan) -> Kernel {
         ("CLIP_LARGEST", flag(gradient.clip_max_abs.is_some())),
     ];
     kernel(source, "prepare", constants)
-}
-
-/// What lines of tensors are added up for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ByLine {
-    /// Gradients and parameters by unit.
-    Units,
-    /// Gradients by row and column.
-    Gradients,
-    /// The rows' averages by matrix.
-    Rows,
-}
-
-/// The kernel that adds lines up.
-pub fn sum_lines(variant: &Variant, gradient: &GradientConfig, by: ByLine) -> Kernel {
-    let mut source = String::new();
-    source.push_str(file!("lines/sum.wgsl"));
-    add_lines(&mut source);
-    if by == ByLine::Rows {
-        source.push_str(file!("lines/by_rows.wgsl"));
-        return kernel(source, "sum_lines", Vec::new());
-    }
-    add_span(&mut source);
-    add_block_size(&mut source);
-    add_condition(&mut source, gradient);
-    source.push_str(file!("scale.wgsl"));
-    source.push_str(file!("lines/gradient.wgsl"));
-    storage::add_gradient_elements(&mut source, variant);
-    if by == ByLine::Units {
-        source.push_str(file!("lines/by_units.wgsl"));
-        storage::add_weight_elements(&mut source, variant);
-    } else {
-        source.push_str(file!("lines/by_gradients.wgsl"));
-        if gradient.clip_adaptive.is_some() {
-            source.push_str("@group(1) @binding(6) var<storage, read> lines: array<u32>;\n");
-        }
-        add_unit_factors(&mut source, gradient);
-    }
-    if gradient.accumulates() || (by == ByLine::Units && variant.storage.master) {
-        add_state(&mut source, variant, "read");
-    }
-    let mut constants = conditioning(gradient);
-    constants.push(("SCALE", flag(gradient.scales())));
-    kernel(source, "sum_lines", constants)
-}
-
-/// The kernel that makes of the lines' sums what they are for.
-pub fn fold_lines() -> Kernel {
-    let mut source = String::new();
-    source.push_str(file!("lines/fold.wgsl"));
-    add_lines(&mut source);
-    source.push_str(file!("maths.wgsl"));
-    kernel(source, "fold_lines", Vec::new())
-}
-
-fn add_lines(source: &mut String) {
-    source.push_str(file!("lines/set.wgsl"));
-    source.push_str(file!("workgroup.wgsl"));
-    source.push_str(file!("partial.wgsl"));
-    source.push_str(file!("settings.wgsl"));
-    source.push_str(file!("lane.wgsl"));
 }
 
 /// The kernel that measures updates, for a variant that asks for it.

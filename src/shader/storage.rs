@@ -6,12 +6,6 @@ use super::declare;
 use crate::step::{MASTER, Variant};
 use crate::storage::{Format, Noise, Rounding, StateFormat};
 
-macro_rules! file {
-    ($path:literal) => {
-        include_str!(concat!("../../shaders/", $path))
-    };
-}
-
 /// Adds a text unless it is there: parameters and gradients may be stored alike.
 fn add_once(source: &mut String, text: &str) {
     if !source.contains(text) {

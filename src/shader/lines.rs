@@ -1,0 +1,67 @@
+//! Kernels of what goes by lines of tensors.
+
+use super::storage::{self, add_state};
+use super::{Kernel, add_block_size, add_condition, add_span, add_unit_factors, conditioning, flag, kernel};
+use crate::gradient::GradientConfig;
+use crate::step::Variant;
+
+/// What lines of tensors are added up for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ByLine {
+    /// Gradients and parameters by unit.
+    Units,
+    /// Gradients by row and column.
+    Gradients,
+    /// The rows' averages by matrix.
+    Rows,
+}
+
+/// The kernel that adds lines up.
+pub fn sum_lines(variant: &Variant, gradient: &GradientConfig, by: ByLine) -> Kernel {
+    let mut source = String::new();
+    source.push_str(file!("lines/sum.wgsl"));
+    add_lines(&mut source);
+    if by == ByLine::Rows {
+        source.push_str(file!("lines/by_rows.wgsl"));
+        return kernel(source, "sum_lines", Vec::new());
+    }
+    add_span(&mut source);
+    add_block_size(&mut source);
+    add_condition(&mut source, gradient);
+    source.push_str(file!("scale.wgsl"));
+    source.push_str(file!("lines/gradient.wgsl"));
+    storage::add_gradient_elements(&mut source, variant);
+    if by == ByLine::Units {
+        source.push_str(file!("lines/by_units.wgsl"));
+        storage::add_weight_elements(&mut source, variant);
+    } else {
+        source.push_str(file!("lines/by_gradients.wgsl"));
+        if gradient.clip_adaptive.is_some() {
+            source.push_str("@group(1) @binding(6) var<storage, read> lines: array<u32>;\n");
+        }
+        add_unit_factors(&mut source, gradient);
+    }
+    if gradient.accumulates() || (by == ByLine::Units && variant.storage.master) {
+        add_state(&mut source, variant, "read");
+    }
+    let mut constants = conditioning(gradient);
+    constants.push(("SCALE", flag(gradient.scales())));
+    kernel(source, "sum_lines", constants)
+}
+
+/// The kernel that makes of the lines' sums what they are for.
+pub fn fold_lines() -> Kernel {
+    let mut source = String::new();
+    source.push_str(file!("lines/fold.wgsl"));
+    add_lines(&mut source);
+    source.push_str(file!("maths.wgsl"));
+    kernel(source, "fold_lines", Vec::new())
+}
+
+fn add_lines(source: &mut String) {
+    source.push_str(file!("lines/set.wgsl"));
+    source.push_str(file!("workgroup.wgsl"));
+    source.push_str(file!("partial.wgsl"));
+    source.push_str(file!("settings.wgsl"));
+    source.push_str(file!("lane.wgsl"));
+}
