@@ -1,11 +1,15 @@
 //! A device checked against the float64 oracle: what a user with an odd driver, and the author of a
 //! rule, runs before trusting either.
 
+mod stored;
+
 use ndarray::{ArrayD, IxDyn};
 
 use crate::cpu::{CpuOptimizer, CpuTensor};
 use crate::gpu::{Arena, Gpu, Optimizer};
 use crate::rule::Rule;
+use crate::step::Plan;
+use crate::storage::Storage;
 use crate::{Element, Error, OptimizerConfig, OptimizerState, Result, TensorSpec};
 
 /// What f32 may be off the oracle, by ‖out − ref‖ / ‖ref − start‖.
@@ -40,7 +44,8 @@ impl Finding {
 }
 
 /// Runs `steps` steps of a configuration on the device and on the oracle, and compares parameters and
-/// all slots.
+/// all slots. Where something is not stored in f32, each step is compared by itself, and the errors are in steps
+/// from one number of the storage to the next.
 ///
 /// # Errors
 /// The configuration cannot be used, or the device fails.
@@ -55,9 +60,16 @@ pub fn compare(gpu: &Gpu, config: &OptimizerConfig, steps: usize) -> Result<Vec<
     let params = draw(1.0);
     let gradients: Vec<_> = (0..steps).map(|_| draw(0.5)).collect();
 
+    let plan = Plan::new(config, &specs)?;
+    if plan.variants.iter().any(|variant| variant.storage != Storage::default()) {
+        return stored::compare(gpu, config, &specs, &params, &gradients);
+    }
     let exact = run_cpu::<f64>(config, &specs, &params, &gradients)?;
     let rounded = run_cpu::<f32>(config, &specs, &params, &gradients)?;
-    let found = run_gpu(gpu, config, &specs, &params, &gradients)?;
+    let mut run = GpuRun::new(gpu, config, &specs, &params)?;
+    gradients.iter().try_for_each(|gradients| run.step(gradients))?;
+    let (found, state) = run.read()?;
+    let found = collect(found.iter().map(|p| p.iter().map(|x| f64::from(*x)).collect()).collect(), state);
     let mut findings = Vec::new();
     for ((exact, rounded), found) in exact.iter().zip(&rounded).zip(&found) {
         let start = match exact.what.as_str() {
@@ -123,54 +135,62 @@ fn collect<F: Copy + Into<f64>>(params: Vec<Vec<f64>>, state: OptimizerState<F>)
     params.chain(slots).collect()
 }
 
+fn arrays<F: Element>(specs: &[TensorSpec], values: &[Vec<f32>]) -> Vec<ArrayD<F>> {
+    let array = |(spec, v): (&TensorSpec, &Vec<f32>)| {
+        let shape: Vec<_> = spec.shape.iter().map(|n| *n as usize).collect();
+        let mut values = v.iter().map(|x| F::of(f64::from(*x)));
+        // One value for each element.
+        ArrayD::from_shape_simple_fn(IxDyn(&shape), || values.next().unwrap_or_else(F::zero))
+    };
+    specs.iter().zip(values).map(array).collect()
+}
+
 fn run_cpu<F: Element + Into<f64>>(
     config: &OptimizerConfig,
     specs: &[TensorSpec],
     params: &[Vec<f32>],
     gradients: &[Vec<Vec<f32>>],
 ) -> Result<Vec<Values>> {
-    let arrays = |values: &[Vec<f32>]| -> Vec<ArrayD<F>> {
-        let array = |(spec, v): (&TensorSpec, &Vec<f32>)| {
-            let shape: Vec<_> = spec.shape.iter().map(|n| *n as usize).collect();
-            let mut values = v.iter().map(|x| F::of(f64::from(*x)));
-            // One value for each element.
-            ArrayD::from_shape_simple_fn(IxDyn(&shape), || values.next().unwrap_or_else(F::zero))
-        };
-        specs.iter().zip(values).map(array).collect()
-    };
     let mut optimizer = CpuOptimizer::<F>::new(config, specs)?;
-    let mut params = arrays(params);
+    let mut params = arrays(specs, params);
     for gradients in gradients {
-        let gradients = arrays(gradients);
+        let gradients = arrays(specs, gradients);
         let tensors = params.iter_mut().zip(&gradients).map(|(p, g)| CpuTensor::new(p.view_mut(), g.view()));
         optimizer.step(&mut tensors.collect::<Vec<_>>())?;
     }
     Ok(collect(params.iter().map(|p| p.iter().map(|x| (*x).into()).collect()).collect(), optimizer.state()))
 }
 
-fn run_gpu(
-    gpu: &Gpu,
-    config: &OptimizerConfig,
-    specs: &[TensorSpec],
-    params: &[Vec<f32>],
-    gradients: &[Vec<Vec<f32>>],
-) -> Result<Vec<Values>> {
-    let arena = Arena::new(gpu, specs.iter().cloned())?;
-    for (spec, params) in specs.iter().zip(params) {
-        arena.write_params(&spec.name, params)?;
-    }
-    let mut optimizer = Optimizer::new(gpu, config, arena.tensors().iter().cloned())?;
-    for gradients in gradients {
-        for (spec, gradient) in specs.iter().zip(gradients) {
-            arena.write_gradient(&spec.name, gradient)?;
+/// An optimizer on the device and the memory that it works in.
+struct GpuRun {
+    gpu: Gpu,
+    arena: Arena,
+    optimizer: Optimizer,
+}
+
+impl GpuRun {
+    fn new(gpu: &Gpu, config: &OptimizerConfig, specs: &[TensorSpec], params: &[Vec<f32>]) -> Result<Self> {
+        let arena = Arena::for_config(gpu, config, specs.iter().cloned())?;
+        for (spec, params) in specs.iter().zip(params) {
+            arena.write_params(&spec.name, params)?;
         }
-        let mut encoder = gpu.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-        optimizer.step(&mut encoder)?;
-        gpu.queue().submit([encoder.finish()]);
+        let optimizer = Optimizer::new(gpu, config, arena.tensors().iter().cloned())?;
+        Ok(Self { gpu: gpu.clone(), arena, optimizer })
     }
-    let params = optimizer.params_blocking()?;
-    let wide = params.iter().map(|p| p.iter().map(|x| f64::from(*x)).collect()).collect();
-    Ok(collect(wide, optimizer.state_blocking()?))
+
+    fn step(&mut self, gradients: &[Vec<f32>]) -> Result<()> {
+        for (tensor, gradient) in self.arena.tensors().iter().zip(gradients) {
+            self.arena.write_gradient(&tensor.spec.name, gradient)?;
+        }
+        let mut encoder = self.gpu.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        self.optimizer.step(&mut encoder)?;
+        self.gpu.queue().submit([encoder.finish()]);
+        Ok(())
+    }
+
+    fn read(&self) -> Result<(Vec<Vec<f32>>, OptimizerState)> {
+        Ok((self.optimizer.params_blocking()?, self.optimizer.state_blocking()?))
+    }
 }
 
 /// splitmix64 (Steele, Lea & Flood 2014): the same numbers on every machine.

@@ -16,6 +16,7 @@ mod race;
 mod readback;
 mod report;
 mod saving;
+mod storage;
 mod style;
 mod tensor_file;
 mod timing;

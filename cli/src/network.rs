@@ -1,6 +1,7 @@
 //! A small network for the digits: linear layers with ReLU between them, softmax and cross-entropy at
 //! the end. [`gpu`] has it in kernels, [`cpu`] in arrays, and [`trainer`] trains either.
 
+mod casts;
 pub mod cpu;
 pub mod gpu;
 mod kernels;

@@ -14,8 +14,9 @@ use crate::error::Result;
 /// What a step passes over, for a stream to do the same.
 #[derive(Debug, Clone, Copy)]
 pub struct Footprint {
+    /// Words of parameters, and as many of gradients: half as many as there are parameters of 16 bits.
     pub elements: usize,
-    /// Words of state an element.
+    /// Words of state for each.
     pub slots: usize,
     /// Whether gradients are read once more, ahead of the update.
     pub scans: bool,
@@ -25,7 +26,12 @@ pub struct Footprint {
 
 impl Footprint {
     pub fn of(plan: &Plan, elements: usize) -> Self {
-        let slots = plan.variants[0].kept_count();
+        let variant = plan.variant_of(0);
+        let size = variant.storage.params.bytes();
+        let state: u64 = variant.formats().map(|format| u64::from(format.quad_words())).sum();
+        // The scales of q8, a 64th of a word, are left out.
+        let slots = (state / size) as usize;
+        let elements = (elements as u64 * size / 4).max(1) as usize;
         Self { elements, slots, scans: plan.gradient.needs_scan(), measures: plan.measures() }
     }
 

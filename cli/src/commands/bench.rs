@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::output::{self, Outputs};
 use crate::plot::{self, Curve};
 use crate::progress::{Progress, Verbosity};
+use crate::storage::Storage;
 use crate::timing::cpu::CpuSubject;
 use crate::timing::gpu::GpuSubject;
 use crate::timing::{self, Case, Runs, Timing};
@@ -21,6 +22,7 @@ use crate::{backend, style};
 Examples:
   wgpu-optim bench
   wgpu-optim bench --rule adamw,lion --elements 1M,16M --backend gpu
+  wgpu-optim bench --storage f32,bf16,q8 --elements 16M --tensors 1 --backend gpu
   wgpu-optim bench --plot bench.svg --format json > bench.json
 
 The stream reads and writes what a step does and computes nothing; it takes turns
@@ -41,6 +43,9 @@ pub struct Args {
     /// Tensors that share them
     #[arg(long, value_name = "N", value_delimiter = ',', default_value = "1,1000")]
     tensors: Vec<Size>,
+    /// How parameters, gradients and state lie in memory; on the CPU only f32 is measured
+    #[arg(long, value_enum, value_name = "NAME", value_delimiter = ',', default_value = "f32")]
+    storage: Vec<Storage>,
     /// Runs to take the median of [default: what fits in 2 s, from 7 to 101]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     runs: Option<u32>,
@@ -98,6 +103,7 @@ impl FromStr for Size {
 struct Job {
     rule: &'static str,
     config: &'static str,
+    storage: Storage,
     on_gpu: bool,
     case: Case,
 }
@@ -164,20 +170,28 @@ fn jobs(args: &Args) -> Result<Vec<Job>> {
         for on_gpu in places {
             for elements in &args.elements {
                 for tensors in args.tensors.iter().filter(|tensors| tensors.0 <= elements.0) {
-                    for (config_name, on_nonfinite) in
-                        [("default", OnNonfinite::Skip), ("propagate", OnNonfinite::Propagate)]
-                    {
-                        let mut config = OptimizerConfig::of(rule.boxed());
-                        config.gradient.on_nonfinite = on_nonfinite;
-                        let case = Case { config, elements: elements.0, tensors: tensors.0 };
-                        jobs.push(Job { rule: rule.name(), config: config_name, on_gpu: *on_gpu, case });
+                    // The CPU's parameters and gradients are f32 in memory, whatever they are rounded to.
+                    let has = |storage: &&Storage| *on_gpu || **storage == Storage::F32;
+                    for storage in args.storage.iter().filter(has) {
+                        for (config_name, on_nonfinite) in
+                            [("default", OnNonfinite::Skip), ("propagate", OnNonfinite::Propagate)]
+                        {
+                            let mut config = OptimizerConfig::of(rule.boxed()).storage(storage.config());
+                            config.gradient.on_nonfinite = on_nonfinite;
+                            let case = Case { config, elements: elements.0, tensors: tensors.0 };
+                            let (rule, storage) = (rule.name(), *storage);
+                            jobs.push(Job { rule, config: config_name, storage, on_gpu: *on_gpu, case });
+                        }
                     }
                 }
             }
         }
     }
     if jobs.is_empty() {
-        return Err(Error::input("--tensors: there are more tensors than --elements for each of them to have one"));
+        return Err(Error::input(match args.storage.contains(&Storage::F32) || places.contains(&true) {
+            true => "--tensors: there are more tensors than --elements for each of them to have one",
+            false => "--storage: on the CPU only f32 is measured",
+        }));
     }
     Ok(jobs)
 }
@@ -208,7 +222,7 @@ fn to_json(row: &Row, gpu: Option<&Gpu>) -> Value {
         "config": job.config,
         "backend": if job.on_gpu { "gpu" } else { "cpu" },
         "adapter": adapter(job.on_gpu, gpu),
-        "storage": "f32",
+        "storage": job.storage.name(),
         "elements": job.case.elements,
         "tensors": job.case.tensors,
         "runs": timing.runs,
@@ -233,16 +247,17 @@ fn table(rows: &[Row], gpu: Option<&Gpu>) -> String {
             let gap = if place.is_some() { "\n" } else { "" };
             text += &format!("{gap}{}, timed by {whose}\n", style::heading(&adapter(job.on_gpu, gpu)));
             text += &style::heading(&format!(
-                "{:<width$}  {:<9}  {:>10}  {:>7}  {:>10}  {:>8}  {:>8}  {:>7}  {:>8}  {:>4}\n",
-                "rule", "config", "elements", "tensors", "step", "GB/s", "stream", "share", "host", "runs"
+                "{:<width$}  {:<9}  {:<11}  {:>10}  {:>7}  {:>10}  {:>8}  {:>8}  {:>7}  {:>8}  {:>4}\n",
+                "rule", "config", "storage", "elements", "tensors", "step", "GB/s", "stream", "share", "host", "runs"
             ));
             place = Some((job.on_gpu, *clock));
         }
         let host = timing.host_us.map_or_else(|| "-".to_owned(), |us| format!("{us:.1} us"));
         text += &format!(
-            "{:<width$}  {:<9}  {:>10}  {:>7}  {:>10}  {:>8}  {:>8}  {:>7}  {host:>8}  {:>4}\n",
+            "{:<width$}  {:<9}  {:<11}  {:>10}  {:>7}  {:>10}  {:>8}  {:>8}  {:>7}  {host:>8}  {:>4}\n",
             job.rule,
             job.config,
+            job.storage.name(),
             job.case.elements,
             job.case.tensors,
             duration(timing.step_s),
@@ -274,13 +289,14 @@ fn draw(rows: &[Row]) -> Result<String> {
     let mut panels: Vec<(String, Vec<Curve>)> = Vec::new();
     let mut seen = Vec::new();
     for row in rows {
-        let key = (row.job.rule, row.job.on_gpu);
+        let key = (row.job.rule, row.job.on_gpu, row.job.storage);
         if seen.contains(&key) {
             continue;
         }
         seen.push(key);
-        let own: Vec<_> = rows.iter().filter(|r| (r.job.rule, r.job.on_gpu) == key).collect();
-        let title = format!("{} on the {}", key.0, if key.1 { "GPU" } else { "CPU" });
+        let own: Vec<_> = rows.iter().filter(|r| (r.job.rule, r.job.on_gpu, r.job.storage) == key).collect();
+        let stored = if key.2 == Storage::F32 { String::new() } else { format!(" in {}", key.2.name()) };
+        let title = format!("{}{stored} on the {}", key.0, if key.1 { "GPU" } else { "CPU" });
         panels.push((title, curves(&own)));
     }
     plot::log_log(panels, "elements", "memory traffic (GB/s)")

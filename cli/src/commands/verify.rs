@@ -1,3 +1,4 @@
+use clap::ValueEnum;
 use serde_json::{Value, json};
 use wgpu_optim::rules::{self, AdamW};
 use wgpu_optim::verify::{self, Finding};
@@ -6,6 +7,7 @@ use wgpu_optim::{Gpu, OptimizerConfig, Rule, TensorSpec};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::progress::{Progress, Verbosity};
+use crate::storage::Storage;
 use crate::variations::{self, Variation};
 use crate::{backend, output, style};
 
@@ -20,7 +22,8 @@ Examples:
 
 An error is |found - exact| / |exact - start|, in norms over a tensor; the worst
 tensor counts. Allowed are 1e-5, or twice what the same arithmetic in f32 on the
-CPU is off where that is more. Besides: a gradient that is not finite changes no
+CPU is off where that is more. Of what is not stored in f32 each step is checked by
+itself: no number may be more than one step of its storage off. Besides: a gradient that is not finite changes no
 bit under on_nonfinite = \"skip\", and two runs end with the same bits. A miss ends
 with exit code 1.")]
 pub struct Args {
@@ -117,6 +120,7 @@ fn checks(args: &Args) -> Result<Vec<Check>> {
             let mut checks = vec![oracle(plain.clone())];
             if rule.name() == AdamW::default().name() || !args.rule.is_empty() {
                 checks.extend(variations::around(&plain).into_iter().map(oracle));
+                checks.extend(stored(&plain).map(oracle));
                 checks.extend([Kind::Skip, Kind::Determinism].map(|kind| check(kind, whole.clone())));
             }
             return checks;
@@ -124,6 +128,7 @@ fn checks(args: &Args) -> Result<Vec<Check>> {
         let variations = variations::of_rule(rule);
         let mut checks: Vec<_> = variations.iter().cloned().map(oracle).collect();
         checks.extend(variations::around(&plain).into_iter().map(oracle));
+        checks.extend(stored(&plain).map(oracle));
         checks.extend(variations.iter().map(|v| oracle(variations::all_around(v))));
         for kind in [Kind::Skip, Kind::Determinism] {
             checks.extend([plain.clone(), whole.clone()].map(|variation| check(kind, variation)));
@@ -131,6 +136,15 @@ fn checks(args: &Args) -> Result<Vec<Check>> {
         checks
     };
     Ok(rules.iter().flat_map(|rule| checks(rule.as_ref())).collect())
+}
+
+/// A rule in every storage but f32.
+fn stored(plain: &Variation) -> impl Iterator<Item = Variation> {
+    let others = Storage::value_variants().iter().filter(|storage| **storage != Storage::F32);
+    others.map(|storage| Variation {
+        label: format!("storage {}", storage.name()),
+        config: plain.config.clone().storage(storage.config()),
+    })
 }
 
 impl Check {

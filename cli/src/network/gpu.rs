@@ -1,10 +1,12 @@
 //! The network on the GPU: images, mini-batches and what lies between the layers stay there.
-//! Parameters and gradients are the arena's; the kernels bind its slices.
+//! Parameters and gradients are the arena's; the kernels bind its slices, or f32 copies of those in 16 bits.
 
+use wgpu_optim::step::Plan;
 use wgpu_optim::wgpu::util::{BufferInitDescriptor, DeviceExt};
 use wgpu_optim::wgpu::{self, BindGroup, Buffer, BufferBinding, BufferUsages, CommandEncoder, Device};
 use wgpu_optim::{Arena, Gpu};
 
+use super::casts::Casts;
 use super::kernels::{Dispatch, Kernels};
 use super::{WIDTHS, batches, layers};
 use crate::digits::Digits;
@@ -18,6 +20,7 @@ pub struct GpuNetwork {
     pub held_back: ImageSet,
     forward: Vec<Dispatch>,
     backward: Vec<Dispatch>,
+    casts: Casts,
 }
 
 /// Images in an order of their own, cut into mini-batches.
@@ -47,7 +50,8 @@ struct Shared {
 }
 
 impl GpuNetwork {
-    pub fn new(gpu: &Gpu, arena: &Arena, digits: &Digits, batch: usize) -> Result<Self> {
+    pub fn new(gpu: &Gpu, plan: &Plan, arena: &Arena, digits: &Digits, batch: usize) -> Result<Self> {
+        let casts = Casts::new(gpu, plan, arena)?;
         let device = gpu.device();
         let kernels = Kernels::new(device);
         // Those held back go through in one go.
@@ -62,9 +66,9 @@ impl GpuNetwork {
         };
         let (mut forward, mut backward) = (Vec::new(), Vec::new());
         for (index, layer) in layers().enumerate() {
-            let weight = || Ok::<_, wgpu_optim::Error>(arena.params(&layer.weight())?.binding());
-            let bias = arena.params(&layer.bias())?.binding();
-            let gradients = [arena.gradient(&layer.weight())?.binding(), arena.gradient(&layer.bias())?.binding()];
+            let weight = || casts.params(&layer.weight());
+            let bias = casts.params(&layer.bias())?;
+            let gradients = [casts.gradient(&layer.weight())?, casts.gradient(&layer.bias())?];
             let (x, y) = (|| whole(&shared.values[index]), || whole(&shared.values[index + 1]));
             let delta = || whole(&shared.deltas[index + 1]);
             forward.push(kernels.forward(layer, [x(), weight()?, bias], y()));
@@ -80,6 +84,7 @@ impl GpuNetwork {
             held_back: ImageSet::new(device, &kernels, &shared, &digits.held_back, rows),
             forward,
             backward,
+            casts,
         })
     }
 
@@ -98,10 +103,14 @@ impl GpuNetwork {
 
     fn record(&self, encoder: &mut CommandEncoder, set: &ImageSet, batch: usize, backward: &[Dispatch]) {
         let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+        self.casts.widen(&mut pass);
         pass.set_bind_group(0, &set.table, &[(batch * set.stride) as u32]);
         let forward = std::iter::once(&set.gather).chain(&self.forward).chain([&set.loss]);
         for dispatch in forward.chain(backward) {
             dispatch.record(&mut pass, set.rows[batch]);
+        }
+        if !backward.is_empty() {
+            self.casts.narrow(&mut pass);
         }
     }
 }

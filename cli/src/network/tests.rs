@@ -1,5 +1,7 @@
 use ndarray::{Array2, ArrayView2, Axis};
-use wgpu_optim::{Arena, Element, Gpu};
+use wgpu_optim::rules::AdamW;
+use wgpu_optim::step::Plan;
+use wgpu_optim::{Arena, Element, Gpu, OptimizerConfig};
 
 use super::cpu::{Linear, gradients, judge, network};
 use super::gpu::GpuNetwork;
@@ -81,8 +83,9 @@ fn gpu_gradients_are_the_cpus() {
         // What a kernel fails to write shows.
         arena.write_gradient(&spec.name, &vec![f32::NAN; values.len()]).unwrap();
     }
+    let plan = Plan::new(&OptimizerConfig::new(AdamW::default()), &specs).unwrap();
     // 1437 = 14 · 100 + 37: the last mini-batch is shorter.
-    let network = GpuNetwork::new(&gpu, &arena, &digits, 100).unwrap();
+    let network = GpuNetwork::new(&gpu, &plan, &arena, &digits, 100).unwrap();
     let last = network.training.batches() - 1;
     for batch in [last, 3] {
         let rows = batches(digits.training.len(), 100)[batch].clone();

@@ -2,6 +2,7 @@
 
 use ndarray::{Array2, ArrayView2, Axis};
 use wgpu_optim::cpu::{CpuOptimizer, CpuTensor};
+use wgpu_optim::step::Plan;
 use wgpu_optim::{Arena, Checkpoint, Gpu, HealthConfig, Optimizer, OptimizerConfig};
 
 use super::cpu::{self, Linear};
@@ -81,11 +82,12 @@ impl GpuTrainer {
         batch: usize,
     ) -> Result<Self> {
         let specs = specs();
-        let arena = Arena::new(gpu, specs.clone())?;
+        let plan = Plan::new(config, &specs)?;
+        let arena = Arena::for_config(gpu, config, specs.clone())?;
         for (spec, values) in specs.iter().zip(params) {
             arena.write_params(&spec.name, values)?;
         }
-        let network = GpuNetwork::new(gpu, &arena, digits, batch)?;
+        let network = GpuNetwork::new(gpu, &plan, &arena, digits, batch)?;
         let bytes = network.training.outcomes.size() + network.held_back.outcomes.size();
         let readbacks = std::array::from_fn(|_| Readback::new(gpu.device(), bytes));
         // Last: what the device refused above comes out here.

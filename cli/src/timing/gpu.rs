@@ -26,7 +26,7 @@ pub struct GpuSubject {
 impl GpuSubject {
     pub fn new(gpu: &Gpu, case: &Case) -> Result<Self> {
         let specs = specs(case.elements, case.tensors);
-        let arena = Arena::new(gpu, specs.clone())?;
+        let arena = Arena::for_config(gpu, &case.config, specs.clone())?;
         for (seed, spec) in (1..).zip(&specs) {
             let len = spec.shape[0] as usize;
             arena.write_params(&spec.name, &values(len, seed))?;

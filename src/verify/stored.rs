@@ -1,0 +1,155 @@
+//! Steps of what is not stored in f32: each by itself, from the same stored numbers on both sides. Over many
+//! steps one rounding that goes the other way would drown what there is to see.
+
+use super::{Finding, Values, collect};
+use crate::cpu::{CpuOptimizer, CpuTensor};
+use crate::gpu::Gpu;
+use crate::state::{OptimizerState, TensorState};
+use crate::step::Plan;
+use crate::storage::{Format, Q8_BLOCK, StateFormat, code_table};
+use crate::{OptimizerConfig, Result, TensorSpec};
+
+/// How far a stored number may be off, in steps from one number of its format to the next: what lies just
+/// beside a tie may go either way.
+const ALLOWED: f64 = 1.01;
+
+/// What f32 arithmetic may be off besides, of a value and of the tensor's largest.
+const ARITHMETIC: [f64; 2] = [1e-5, 1e-6];
+
+/// The worst of all steps, by parameters and slots, in steps of the storage.
+pub fn compare(
+    gpu: &Gpu,
+    config: &OptimizerConfig,
+    specs: &[TensorSpec],
+    params: &[Vec<f32>],
+    gradients: &[Vec<Vec<f32>>],
+) -> Result<Vec<Finding>> {
+    let plan = Plan::new(config, specs)?;
+    let mut run = super::GpuRun::new(gpu, config, specs, params)?;
+    let mut findings: Vec<Finding> = Vec::new();
+    for gradients in gradients {
+        let (before, state) = run.read()?;
+        let exact = exact_step(config, specs, &before, &state, gradients)?;
+        run.step(gradients)?;
+        let (after, state) = run.read()?;
+        let wide = after.iter().map(|p| p.iter().map(|x| f64::from(*x)).collect()).collect();
+        for (found, exact) in collect(wide, state).iter().zip(&exact) {
+            let grid = Grid::of(&plan, exact);
+            let error = grid.error(&found.values, &exact.values.values);
+            let tensor = &specs[found.tensor].name;
+            match findings.iter_mut().find(|f| f.what == found.what && f.tensor == *tensor) {
+                // NaN stays.
+                Some(known) if known.error.is_nan() || known.error >= error => {}
+                Some(known) => known.error = error,
+                None => {
+                    let (what, tensor) = (found.what.clone(), tensor.clone());
+                    findings.push(Finding { what, tensor, error, allowed: ALLOWED });
+                }
+            }
+        }
+    }
+    Ok(findings)
+}
+
+/// Values of the oracle, and the scales of those in q8.
+struct Exact {
+    values: Values,
+    scales: Vec<f32>,
+}
+
+fn exact_step(
+    config: &OptimizerConfig,
+    specs: &[TensorSpec],
+    params: &[Vec<f32>],
+    state: &OptimizerState,
+    gradients: &[Vec<f32>],
+) -> Result<Vec<Exact>> {
+    let mut optimizer = CpuOptimizer::<f64>::new(config, specs)?;
+    optimizer.load_state(&widened(state))?;
+    let mut params = super::arrays::<f64>(specs, params);
+    let gradients = super::arrays::<f64>(specs, gradients);
+    let tensors = params.iter_mut().zip(&gradients).map(|(p, g)| CpuTensor::new(p.view_mut(), g.view()));
+    optimizer.step(&mut tensors.collect::<Vec<_>>())?;
+    let state = optimizer.state();
+    let scales: Vec<_> = state.tensors.iter().map(|t| t.storage.clone()).collect();
+    let values = collect(params.iter().map(|p| p.iter().copied().collect()).collect(), state);
+    let exact = values.into_iter().map(|values| {
+        let own = scales.get(values.tensor).and_then(|slots| slots.iter().find(|s| s.slot == values.what));
+        Exact { scales: own.map_or(Vec::new(), |own| own.scales.clone()), values }
+    });
+    Ok(exact.collect())
+}
+
+fn widened(state: &OptimizerState) -> OptimizerState<f64> {
+    let wide = |values: &Vec<f32>| values.iter().map(|x| f64::from(*x)).collect();
+    let tensors = state.tensors.iter().map(|t| TensorState {
+        name: t.name.clone(),
+        shape: t.shape.clone(),
+        rule: t.rule.clone(),
+        steps: t.steps,
+        weight_sum: t.weight_sum,
+        slots: t.slots.iter().map(|(name, values)| (name.clone(), wide(values))).collect(),
+        storage: t.storage.clone(),
+    });
+    OptimizerState {
+        steps_taken: state.steps_taken,
+        steps_skipped: state.steps_skipped,
+        micro_batches: state.micro_batches,
+        loss_scale: state.loss_scale,
+        good_steps: state.good_steps,
+        plateau: state.plateau,
+        rates: state.rates.clone(),
+        tensors: tensors.collect(),
+    }
+}
+
+/// How values are stored, and so how far apart neighbours are.
+enum Grid<'a> {
+    Float(Format),
+    Codes { signed: bool, scales: &'a [f32] },
+}
+
+impl<'a> Grid<'a> {
+    fn of(plan: &Plan, exact: &'a Exact) -> Self {
+        let Values { what, tensor, .. } = &exact.values;
+        if what == "parameters" {
+            return Self::Float(plan.formats_of(*tensor)[0]);
+        }
+        match plan.slot_storage(*tensor).into_iter().find(|s| s.slot == *what) {
+            Some(own) if own.format == StateFormat::Q8 => Self::Codes { signed: own.signed, scales: &exact.scales },
+            Some(_) => Self::Float(Format::Bf16),
+            None => Self::Float(Format::F32),
+        }
+    }
+
+    /// From a number to the next, at that value.
+    fn step(&self, element: usize, value: f64) -> f64 {
+        match self {
+            Self::Float(format) => {
+                let bits = format.bits(value.abs() as f32);
+                f64::from(format.value(bits + 1)) - f64::from(format.value(bits))
+            }
+            Self::Codes { signed, scales } => {
+                let (table, scale) = (code_table(*signed), f64::from(scales[element / Q8_BLOCK as usize]));
+                let above = table.values.partition_point(|x| f64::from(*x) * scale < value);
+                let gap = |code: usize| match (table.values.get(code), table.values.get(code + 1)) {
+                    (Some(low), Some(high)) => f64::from(high - low) * scale,
+                    _ => 0.0,
+                };
+                gap(above).max(gap(above.saturating_sub(1)))
+            }
+        }
+    }
+
+    /// The worst element, in steps, beside what arithmetic explains.
+    fn error(&self, found: &[f64], exact: &[f64]) -> f64 {
+        let largest = exact.iter().fold(0.0f64, |a, x| a.max(x.abs()));
+        let one = |(i, (found, exact)): (usize, (&f64, &f64))| {
+            let arithmetic = ARITHMETIC[0] * exact.abs() + ARITHMETIC[1] * largest;
+            let off = (found - exact).abs();
+            if off <= arithmetic { 0.0 } else { (off - arithmetic) / self.step(i, *exact) }
+        };
+        let errors = found.iter().zip(exact).enumerate().map(one);
+        errors.fold(0.0, |worst: f64, error| if error > worst || error.is_nan() { error } else { worst })
+    }
+}
