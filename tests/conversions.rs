@@ -132,7 +132,7 @@ fn chance_is_the_hosts() {
         let convert = format!(
             "fn convert(words: vec4<u32>, group: u32) -> vec4<u32> {{
                 let noise = noise_of(vec2<u32>({}u, {}u), Block(0u), group * 4u, {pair}u);
-                return narrow_bf16(words, (noise >> vec4<u32>({shift}u)) & vec4<u32>(0xffffu));
+                return stochastic_bf16(words, (noise >> vec4<u32>({shift}u)) & vec4<u32>(0xffffu));
             }}",
             noise.key, noise.steps
         );

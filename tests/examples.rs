@@ -12,6 +12,8 @@ mod cpu_only;
 mod gaussian_fit;
 #[path = "../examples/gradient_health.rs"]
 mod gradient_health;
+#[path = "../examples/mixed_precision.rs"]
+mod mixed_precision;
 #[path = "../examples/mlp_digits/main.rs"]
 mod mlp_digits;
 
@@ -58,6 +60,18 @@ fn health_tells_networks_apart() {
     assert_eq!(verdicts[0].last(), Some(&Verdict::Healthy));
     assert!(verdicts[1].iter().all(|v| *v == Verdict::Healthy), "{:?}", verdicts[1]);
     assert!(verdicts[2].iter().all(|v| *v == Verdict::Exploding), "{:?}", verdicts[2]);
+}
+
+#[test]
+fn narrow_storage_fits_as_far_as_its_digits_go() {
+    // Of a sine, half a step of the format is 5e-4 in f16 and 4e-3 in bf16; by chance it is a whole one.
+    let limits = [(16.0, 1e-3), (16.0, 1e-3), (8.0, 4e-3), (6.04, 8e-3)];
+    for ((name, storage), (bytes, error)) in mixed_precision::storages().into_iter().zip(limits) {
+        let outcome = mixed_precision::run(&support::gpu(), storage).unwrap();
+        assert!(outcome.bytes_a_parameter <= bytes, "{name}: {outcome:?}");
+        assert!(outcome.error < error, "{name}: {outcome:?}");
+        assert_eq!(outcome.skipped > 0, name.contains("loss scale"), "{name}: {outcome:?}");
+    }
 }
 
 #[test]

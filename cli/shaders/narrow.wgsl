@@ -5,7 +5,7 @@
 @group(0) @binding(1) var<storage, read_write> stored: array<vec2<u32>>;
 
 @compute @workgroup_size(64)
-fn cast(@builtin(global_invocation_id) id: vec3<u32>) {
+fn convert(@builtin(global_invocation_id) id: vec3<u32>) {
     if id.x < arrayLength(&stored) {
         stored[id.x] = narrowed(computed[id.x]);
     }

@@ -15,13 +15,13 @@ fn widen_f16(words: vec2<u32>) -> vec4<u32> {
     return wide | ((halves & vec4<u32>(0x8000u)) << vec4<u32>(16u));
 }
 
-// To nearest, ties to even. A finite number stays finite, NaN stays NaN.
+// To nearest, ties to even; what passes the range becomes infinite, NaN stays NaN.
 fn nearest_f16(bits: vec4<u32>) -> vec4<u32> {
     let size = bits & vec4<u32>(~SIGN);
     // From 2^-14 on: rebias the exponent, round off 13 digits.
     let rebased = size - vec4<u32>(0x38000000u);
     let odd = (rebased >> vec4<u32>(13u)) & vec4<u32>(1u);
-    var half = min((rebased + vec4<u32>(0xfffu) + odd) >> vec4<u32>(13u), vec4<u32>(0x7bffu));
+    var half = min((rebased + vec4<u32>(0xfffu) + odd) >> vec4<u32>(13u), vec4<u32>(0x7c00u));
     // Down to half of 2^-24: units of 2^-24.
     let digits = (size & vec4<u32>(0x007fffffu)) | vec4<u32>(0x00800000u);
     let drop = clamp(vec4<u32>(126u) - min(size >> vec4<u32>(23u), vec4<u32>(112u)), vec4<u32>(14u), vec4<u32>(25u));

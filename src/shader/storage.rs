@@ -65,7 +65,7 @@ pub fn add_weights(source: &mut String, variant: &Variant, vector: bool) {
         (Format::Bf16, Rounding::Stochastic) => {
             add_once(source, file!("storage/noise.wgsl"));
             // The lower half of the first pair of streams.
-            "narrow_bf16(bits, noise_of(noise, block, i, 0u) & vec4<u32>(0xffffu))"
+            "stochastic_bf16(bits, noise_of(noise, block, i, 0u) & vec4<u32>(0xffffu))"
         }
     };
     let _ = writeln!(
@@ -213,7 +213,7 @@ pub fn state_glue(source: &mut String, variant: &Variant) {
                 }
                 writeln!(
                     stores,
-                    "    set_state_half({first} + i / 2u, join_halves(narrow_bf16(pack(s.{name}), (noise{pair} >> vec4<u32>({shift}u)) & vec4<u32>(0xffffu))));"
+                    "    set_state_half({first} + i / 2u, join_halves(stochastic_bf16(pack(s.{name}), (noise{pair} >> vec4<u32>({shift}u)) & vec4<u32>(0xffffu))));"
                 )
             }
             StateFormat::Q8 => {

@@ -105,7 +105,7 @@ impl Cast {
             label: Some("cast"),
             layout: None,
             module: &module,
-            entry_point: Some("cast"),
+            entry_point: Some("convert"),
             compilation_options: wgpu::PipelineCompilationOptions::default(),
             cache: None,
         });
