@@ -8,5 +8,6 @@ mod listings;
 mod race;
 mod replay;
 mod schedule;
+mod storage;
 mod train;
 mod verify;
