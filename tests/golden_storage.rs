@@ -54,10 +54,10 @@ fn masters_are_pytorchs_and_parameters_their_rounding() {
         let mut model =
             Model::new(&gpu(), &config(storage.clone()), &specs(), &[golden.f32("params")], Place::OneBuffer);
         let start: Vec<f32> = golden.f32("params").iter().map(|x| format.round(*x)).collect();
-        let mut cpu = Run::<f64>::new(&config(storage), &specs(), &[start.clone()]);
+        let mut cpu = Run::<f64>::new(&config(storage), &specs(), std::slice::from_ref(&start));
         for gradient in golden.steps() {
             let gradient = gradient.iter().map(|g| g.clamp(-6e4, 6e4)).collect::<Vec<_>>();
-            model.step(&[gradient.clone()]);
+            model.step(std::slice::from_ref(&gradient));
             cpu.step(&[Some(wide(&gradient))]);
         }
         let (master, params) = (golden.f64(&format!("{name}.master")), golden.f32(&format!("{name}.params")));
@@ -81,10 +81,10 @@ fn eight_bits_are_those_of_bitsandbytes() {
     let golden = Golden::load();
     let storage = StorageConfig { state: StateFormat::Q8, ..StorageConfig::default() };
     let params = golden.f32("params");
-    let mut model = Model::new(&gpu(), &config(storage.clone()), &specs(), &[params.clone()], Place::Arena);
-    let mut cpu = Run::<f64>::new(&config(storage), &specs(), &[params.clone()]);
+    let mut model = Model::new(&gpu(), &config(storage.clone()), &specs(), std::slice::from_ref(&params), Place::Arena);
+    let mut cpu = Run::<f64>::new(&config(storage), &specs(), std::slice::from_ref(&params));
     for gradient in golden.steps() {
-        model.step(&[gradient.clone()]);
+        model.step(std::slice::from_ref(&gradient));
         cpu.step(&[Some(wide(&gradient))]);
     }
     let on_gpu = model.optimizer.state_blocking().unwrap().tensors.remove(0);
