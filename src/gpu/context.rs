@@ -51,6 +51,7 @@ struct Counters {
     pipelines: AtomicU64,
     bind_groups: AtomicU64,
     buffers: AtomicU64,
+    bytes: AtomicU64,
 }
 
 /// How many objects the engine has created on a device so far.
@@ -62,6 +63,8 @@ pub struct Created {
     pub bind_groups: u64,
     /// Buffers, staging for readbacks included.
     pub buffers: u64,
+    /// Bytes of those buffers.
+    pub bytes: u64,
 }
 
 impl Gpu {
@@ -176,6 +179,7 @@ impl Gpu {
             pipelines: counters.pipelines.load(Ordering::Relaxed),
             bind_groups: counters.bind_groups.load(Ordering::Relaxed),
             buffers: counters.buffers.load(Ordering::Relaxed),
+            bytes: counters.bytes.load(Ordering::Relaxed),
         }
     }
 
@@ -278,6 +282,7 @@ impl Gpu {
     ) -> Result<wgpu::Buffer> {
         let what = format!("buffer {label:?} of {size} bytes");
         self.inner.created.buffers.fetch_add(1, Ordering::Relaxed);
+        self.inner.created.bytes.fetch_add(size, Ordering::Relaxed);
         let buffer = self.scoped(&what, make)?;
         if self.faults().refuses_allocation() {
             return Err(refused(&what, &wgpu::Error::OutOfMemory { source: "an injected fault".into() }));

@@ -6,10 +6,13 @@ use wgpu::BufferUsages;
 
 use super::bindings::WindowBuffers;
 use super::context::Gpu;
+use super::optimizer::Optimizer;
 use super::slice::Tensor;
 use crate::Result;
-use crate::layout::{Layout, Placement};
+use crate::config::OptimizerConfig;
+use crate::layout::{ArenaLayout, DeviceLimits, Layout, Placement};
 use crate::step::Plan;
+use crate::tensor::TensorSpec;
 
 /// Where the live tensors' parameters lie.
 pub fn placements(plan: &Plan, tensors: &[Tensor]) -> Vec<Placement> {
@@ -17,19 +20,44 @@ pub fn placements(plan: &Plan, tensors: &[Tensor]) -> Vec<Placement> {
     let live = tensors.iter().enumerate().filter(|(t, _)| plan.is_live(*t));
     live.map(|(t, tensor)| {
         let next = numbers.len();
-        Placement {
-            tensor: t,
-            elements: plan.tensors[t].elements,
-            variant: plan.tensors[t].variant,
-            params: plan.variant_of(t).storage.params,
-            gradients: plan.variant_of(t).storage.gradients,
-            slots: plan.variant_of(t).formats().collect(),
-            buffer: *numbers.entry(&tensor.params.buffer).or_insert(next),
-            offset: tensor.params.offset,
-            padded: tensor.params.padded,
-        }
+        let buffer = *numbers.entry(&tensor.params.buffer).or_insert(next);
+        placement(plan, t, buffer, tensor.params.offset, tensor.params.padded)
     })
     .collect()
+}
+
+impl Optimizer {
+    /// Bytes of state that an optimizer of that configuration will ask a device of those limits for, with tensors
+    /// of those names and shapes in an [`Arena`](super::Arena). Needs no device. Tables come on top: 32 bytes for a
+    /// block of 4,096 elements and as much for its sums, and about 0.2 MiB for a group.
+    ///
+    /// # Errors
+    /// As [`Plan::new`]; or the tensors do not fit the limits.
+    pub fn state_bytes(config: &OptimizerConfig, specs: &[TensorSpec], limits: &DeviceLimits) -> Result<u64> {
+        let plan = Plan::new(config, specs)?;
+        let formats: Vec<_> = (0..specs.len()).map(|t| plan.formats_of(t)).collect();
+        let arena = ArenaLayout::new(specs, &formats, limits)?;
+        let place = |t: usize, (segment, first): (usize, u64)| {
+            placement(&plan, t, segment, first * formats[t][0].bytes(), true)
+        };
+        let live = arena.places.into_iter().enumerate().filter(|(t, _)| plan.is_live(*t));
+        let placements: Vec<_> = live.map(|(t, at)| place(t, at)).collect();
+        Ok(Layout::new(&placements, limits)?.state_bytes())
+    }
+}
+
+fn placement(plan: &Plan, tensor: usize, buffer: usize, offset: u64, padded: bool) -> Placement {
+    Placement {
+        tensor,
+        elements: plan.tensors[tensor].elements,
+        variant: plan.tensors[tensor].variant,
+        params: plan.variant_of(tensor).storage.params,
+        gradients: plan.variant_of(tensor).storage.gradients,
+        slots: plan.variant_of(tensor).formats().collect(),
+        buffer,
+        offset,
+        padded,
+    }
 }
 
 /// Allocates each window's state, with what slots start from.
