@@ -6,11 +6,11 @@ mod stored;
 use ndarray::{ArrayD, IxDyn};
 
 use crate::cpu::{CpuOptimizer, CpuTensor};
-use crate::gpu::{Arena, Gpu, Optimizer};
+use crate::gpu::{Arena, Gpu, Optimizer, Slice, Tensor};
 use crate::rule::Rule;
 use crate::step::Plan;
 use crate::storage::Storage;
-use crate::{Element, Error, OptimizerConfig, OptimizerState, Result, TensorSpec};
+use crate::{Element, Error, Group, OptimizerConfig, OptimizerState, Result, TensorSpec};
 
 /// What f32 may be off the oracle, by ‖out − ref‖ / ‖ref − start‖.
 pub const LIMIT: f64 = 1e-5;
@@ -50,15 +50,45 @@ impl Finding {
 /// # Errors
 /// The configuration cannot be used, or the device fails.
 pub fn compare(gpu: &Gpu, config: &OptimizerConfig, steps: usize) -> Result<Vec<Finding>> {
+    let ordinary = |numbers: &mut Numbers, _: usize| 0.5 * numbers.next();
+    compare_with(gpu, config, steps, ordinary)
+}
+
+/// [`compare`] with gradients of that magnitude, among them zeros of both signs and subnormal numbers.
+/// Magnitudes whose squares leave f32 show whether norms do not.
+///
+/// # Errors
+/// As [`compare`].
+pub fn compare_special(gpu: &Gpu, config: &OptimizerConfig, steps: usize, magnitude: f32) -> Result<Vec<Finding>> {
+    let special = |numbers: &mut Numbers, element: usize| {
+        let value = magnitude * numbers.next();
+        match element % 16 {
+            3 => 0.0,
+            5 => -0.0,
+            // A device may take it for zero: beside the magnitudes of a check that shows nowhere.
+            7 => f32::from_bits(1),
+            _ => value,
+        }
+    };
+    compare_with(gpu, config, steps, special)
+}
+
+fn compare_with(
+    gpu: &Gpu,
+    config: &OptimizerConfig,
+    steps: usize,
+    gradient: impl Fn(&mut Numbers, usize) -> f32,
+) -> Result<Vec<Finding>> {
     let spec = |(i, shape): (usize, &&[u64])| TensorSpec::new(format!("tensor{i}"), shape.to_vec());
     let specs: Vec<_> = SHAPES.iter().enumerate().map(spec).collect();
     let mut numbers = Numbers(0x5eed);
-    let mut draw = |scale: f32| -> Vec<Vec<f32>> {
-        let values = |shape: &&[u64]| (0..shape.iter().product()).map(|_| scale * numbers.next()).collect();
-        SHAPES.iter().map(values).collect()
+    let mut draw = |value: &dyn Fn(&mut Numbers, usize) -> f32| -> Vec<Vec<f32>> {
+        let elements = |shape: &&[u64]| shape.iter().product::<u64>() as usize;
+        let mut values = |shape: &&[u64]| (0..elements(shape)).map(|e| value(&mut numbers, e)).collect();
+        SHAPES.iter().map(&mut values).collect()
     };
-    let params = draw(1.0);
-    let gradients: Vec<_> = (0..steps).map(|_| draw(0.5)).collect();
+    let params = draw(&|numbers, _| numbers.next());
+    let gradients: Vec<_> = (0..steps).map(|_| draw(&gradient)).collect();
 
     let plan = Plan::new(config, &specs)?;
     if plan.variants.iter().any(|variant| variant.storage != Storage::default()) {
@@ -85,6 +115,90 @@ pub fn compare(gpu: &Gpu, config: &OptimizerConfig, steps: usize) -> Result<Vec<
         });
     }
     Ok(findings)
+}
+
+/// Runs `steps` steps over tensors that lie between words of the caller's, at offsets that no vector starts at, and
+/// says what went wrong: a word beside the tensors that is no longer as it was, a parameter that was not written,
+/// or other bits than the same run in an arena has.
+///
+/// # Errors
+/// The configuration cannot be used, or the device fails.
+pub fn guards(gpu: &Gpu, config: &OptimizerConfig, steps: usize) -> Result<Option<String>> {
+    /// A NaN whose payload tells its place: whatever is computed with it shows.
+    fn guard(word: u64) -> u32 {
+        0x7fa0_0000 | (word as u32 & 0xf_ffff)
+    }
+    let spec = |(i, shape): (usize, &&[u64])| TensorSpec::new(format!("tensor{i}"), shape.to_vec());
+    let specs: Vec<_> = SHAPES.iter().enumerate().map(spec).collect();
+    let mut numbers = Numbers(0x9a7d);
+    let mut draw = || -> Vec<Vec<f32>> {
+        let values = |shape: &&[u64]| (0..shape.iter().product()).map(|_| numbers.next()).collect();
+        SHAPES.iter().map(values).collect()
+    };
+    let params = draw();
+    let gradients: Vec<_> = (0..steps).map(|_| draw()).collect();
+    let mut in_arena = GpuRun::new(gpu, config, &specs, &params)?;
+    gradients.iter().try_for_each(|gradients| in_arena.step(gradients))?;
+    let (in_arena, _) = in_arena.read()?;
+
+    let mut places = Vec::new();
+    let mut end = 0u64;
+    for (i, spec) in (0u64..).zip(&specs) {
+        let elements = spec.elements().unwrap_or(0);
+        let start = (end + 5).next_multiple_of(64) + i % 3 + 1;
+        places.push((start, elements));
+        end = start + elements;
+    }
+    let words: Vec<u32> = (0..end + 5).map(guard).collect();
+    let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
+    let [weights, slopes] = [(); 2].map(|()| {
+        gpu.device().create_buffer(&wgpu::BufferDescriptor {
+            label: Some("guarded"),
+            size: words.len() as u64 * 4,
+            usage,
+            mapped_at_creation: false,
+        })
+    });
+    let slice = |buffer, (start, elements): &(u64, u64)| Slice::new(buffer, start * 4, elements * 4);
+    let whole = Slice::new(&weights, 0, weights.size());
+    let values: Vec<f32> = words.iter().map(|word| f32::from_bits(*word)).collect();
+    gpu.write(&whole, &values)?;
+    gpu.write(&Slice::new(&slopes, 0, slopes.size()), &values)?;
+    let tensors: Vec<_> = specs
+        .iter()
+        .zip(&places)
+        .map(|(spec, place)| {
+            Tensor::new(spec.name.clone(), spec.shape.clone(), slice(&weights, place))
+                .with_gradient(slice(&slopes, place))
+        })
+        .collect();
+    for (tensor, params) in tensors.iter().zip(&params) {
+        gpu.write(&tensor.params, params)?;
+    }
+    let mut optimizer = Optimizer::new(gpu, config, tensors.clone())?;
+    for gradients in &gradients {
+        for (tensor, values) in tensors.iter().zip(gradients) {
+            tensor.gradient.iter().try_for_each(|slice| gpu.write(slice, values))?;
+        }
+        let mut encoder = gpu.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        optimizer.step(&mut encoder)?;
+        gpu.queue().submit([encoder.finish()]);
+    }
+    let found = optimizer.params_blocking()?;
+    // The guards, read as the parameters of an optimizer that never steps.
+    let around = Tensor::new("guards", [words.len() as u64], whole);
+    let frozen = OptimizerConfig::of(config.rule.boxed()).group(Group::matching("*").frozen());
+    let around = Optimizer::new(gpu, &frozen, [around])?.params_blocking()?.swap_remove(0);
+    let within = |word: u64| places.iter().any(|(start, len)| (*start..start + len).contains(&word));
+    let broken = (0u64..).zip(&around).filter(|(word, x)| !within(*word) && x.to_bits() != guard(*word)).count();
+    if broken > 0 {
+        return Ok(Some(format!("{broken} words beside the tensors were written")));
+    }
+    let same = |(t, values): (usize, &Vec<f32>)| {
+        in_arena[t].iter().map(|x| x.to_bits()).eq(values.iter().map(|x| x.to_bits()))
+    };
+    let differs = found.iter().enumerate().find(|pair| !same(*pair)).map(|(t, _)| &specs[t].name);
+    Ok(differs.map(|name| format!("{name} has other bits than in an arena")))
 }
 
 /// Checks a rule: its WGSL compiles, and its twin does the same.

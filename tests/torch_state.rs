@@ -24,8 +24,11 @@ fn recorded(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/torch/recorded").join(name)
 }
 
+/// Shapes and values by name.
+type Tensors = BTreeMap<String, (Vec<u64>, Vec<f32>)>;
+
 /// The tensors of a file, and its metadata.
-fn read(path: &Path) -> (BTreeMap<String, (Vec<u64>, Vec<f32>)>, BTreeMap<String, String>) {
+fn read(path: &Path) -> (Tensors, BTreeMap<String, String>) {
     let bytes = std::fs::read(path).unwrap();
     let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();

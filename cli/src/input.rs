@@ -34,18 +34,35 @@ pub fn config(path: &Path) -> Result<OptimizerConfig> {
     parse(path, &text(path)?)
 }
 
+/// Longest run configuration. On text that is none the parser takes time out of proportion.
+const LONGEST_CONFIG: usize = 1 << 20;
+
+/// Longest quotation of a file in a message.
+const LONGEST_QUOTE: usize = 60;
+
+/// What a file says, short enough for a message.
+pub fn quote(text: &str) -> String {
+    match text.char_indices().nth(LONGEST_QUOTE) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
 /// A run configuration from the text of that file.
 pub fn parse(path: &Path, text: &str) -> Result<OptimizerConfig> {
+    if text.len() > LONGEST_CONFIG {
+        return Err(Error::file(path, format!("is longer than {LONGEST_CONFIG} bytes: not a run configuration")));
+    }
     toml::from_str(text).map_err(|error| Error::file(path, problem(text, &error)))
 }
 
 /// The error in one line. The parser's own words do not always name the key, so its line is quoted.
 fn problem(text: &str, error: &toml::de::Error) -> String {
-    let message = error.message().trim();
+    let message = error.message().trim().to_owned();
     let Some(start) = error.span().map(|span| span.start).filter(|start| *start > 0) else {
-        return message.to_owned();
+        return message;
     };
     let number = text.as_bytes()[..start.min(text.len())].iter().filter(|b| **b == b'\n').count();
     let line = text.lines().nth(number).unwrap_or_default().trim();
-    format!("line {} ({line}): {message}", number + 1)
+    format!("line {} ({}): {message}", number + 1, quote(line))
 }

@@ -29,7 +29,8 @@ pub fn read_all(path: Option<&Path>, schedule: &Schedule) -> Result<Vec<f64>> {
 fn numbers(path: &Path) -> Result<Vec<f64>> {
     let number = |(line, text): (usize, &str)| {
         let text = text.trim();
-        text.parse().map_err(|_| Error::file(path, format!("line {line} ({text:?}): expected a number")))
+        text.parse()
+            .map_err(|_| Error::file(path, format!("line {line} ({:?}): expected a number", input::quote(text))))
     };
     (1..).zip(input::text(path)?.lines()).map(number).collect()
 }

@@ -1,6 +1,6 @@
 use clap::ValueEnum;
 use serde_json::{Value, json};
-use wgpu_optim::rules::{self, AdamW};
+use wgpu_optim::rules::{self, AdamW, Sgd};
 use wgpu_optim::verify::{self, Finding};
 use wgpu_optim::{Gpu, OptimizerConfig, Rule, TensorSpec};
 
@@ -23,9 +23,11 @@ Examples:
 An error is |found - exact| / |exact - start|, in norms over a tensor; the worst
 tensor counts. Allowed are 1e-5, or twice what the same arithmetic in f32 on the
 CPU is off where that is more. Of what is not stored in f32 each step is checked by
-itself: no number may be more than one step of its storage off. Besides: a gradient that is not finite changes no
-bit under on_nonfinite = \"skip\", and two runs end with the same bits. A miss ends
-with exit code 1.")]
+itself: no number may be more than one step of its storage off. Besides: norms of
+gradients of 1e25 and 1e-28, zeros of both signs and subnormal numbers; a gradient
+that is not finite changes no bit under on_nonfinite = \"skip\"; two runs end with
+the same bits; tensors between poisoned words at odd offsets end with those of an
+arena, and the words stay. A miss ends with exit code 1.")]
 pub struct Args {
     /// A rule to check; may be given again [default: all]
     #[arg(long, value_name = "NAME")]
@@ -44,15 +46,25 @@ pub struct Args {
 }
 
 /// What a check looks at.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 enum Kind {
     /// Parameters and state against the oracle.
     Oracle,
+    /// The same with gradients of that magnitude, and with zeros and subnormal numbers.
+    Special(f32),
     /// A step that is skipped changes no bit.
     Skip,
     /// Two runs end with the same bits.
     Determinism,
+    /// Poisoned words beside the tensors stay, and the tensors end as in an arena.
+    Guards,
 }
+
+/// Kinds of checks by bits, which a rule has by itself and with all that the engine does around it.
+const BY_BITS: [Kind; 3] = [Kind::Skip, Kind::Determinism, Kind::Guards];
+
+/// Their squares overflow and underflow f32.
+const MAGNITUDES: [f32; 3] = [1e25, 1.0, 1e-28];
 
 #[derive(Debug)]
 struct Check {
@@ -121,7 +133,10 @@ fn checks(args: &Args) -> Result<Vec<Check>> {
             if rule.name() == AdamW::default().name() || !args.rule.is_empty() {
                 checks.extend(variations::around(&plain).into_iter().map(oracle));
                 checks.extend(stored(&plain).map(oracle));
-                checks.extend([Kind::Skip, Kind::Determinism].map(|kind| check(kind, whole.clone())));
+                checks.extend(BY_BITS.map(|kind| check(kind, whole.clone())));
+            }
+            if rule.name() == AdamW::default().name() {
+                checks.extend(special());
             }
             return checks;
         }
@@ -130,8 +145,11 @@ fn checks(args: &Args) -> Result<Vec<Check>> {
         checks.extend(variations::around(&plain).into_iter().map(oracle));
         checks.extend(stored(&plain).map(oracle));
         checks.extend(variations.iter().map(|v| oracle(variations::all_around(v))));
-        for kind in [Kind::Skip, Kind::Determinism] {
+        for kind in BY_BITS {
             checks.extend([plain.clone(), whole.clone()].map(|variation| check(kind, variation)));
+        }
+        if rule.name() == Sgd::default().name() {
+            checks.extend(special());
         }
         checks
     };
@@ -144,6 +162,24 @@ fn stored(plain: &Variation) -> impl Iterator<Item = Variation> {
     others.map(|storage| Variation {
         label: format!("storage {}", storage.name()),
         config: plain.config.clone().storage(storage.config()),
+    })
+}
+
+/// Norms at every magnitude: rules differ in how they take small and large gradients, norms do not.
+fn special() -> impl Iterator<Item = Check> {
+    type Change = fn(&mut OptimizerConfig);
+    let limits: [(&str, Change); 3] = [
+        ("gradient.clip_global_norm=1", |c| c.gradient.clip_global_norm = Some(1.0)),
+        ("gradient.clip_tensor_norm=1", |c| c.gradient.clip_tensor_norm = Some(1.0)),
+        ("gradient.normalize_global_norm=1", |c| c.gradient.normalize_global_norm = Some(1.0)),
+    ];
+    limits.into_iter().flat_map(|(label, change)| {
+        MAGNITUDES.into_iter().filter(move |m| *m >= 1.0 || label.contains("normalize")).map(move |magnitude| {
+            let mut config = OptimizerConfig::new(Sgd { lr: 0.5, ..Sgd::default() });
+            change(&mut config);
+            let label = format!("{label} with gradients of {magnitude:e}");
+            Check { kind: Kind::Special(magnitude), variation: Variation { label, config } }
+        })
     })
 }
 
@@ -172,6 +208,11 @@ impl Check {
                 Ok(findings) => Verdict::of(findings),
                 Err(error) => bits(Err(error.into())),
             },
+            Kind::Special(magnitude) => match verify::compare_special(gpu, config, steps, magnitude) {
+                Ok(findings) => Verdict::of(findings),
+                Err(error) => bits(Err(error.into())),
+            },
+            Kind::Guards => bits(verify::guards(gpu, config, steps).map_err(Into::into)),
             Kind::Skip => bits(skip(gpu, config)),
             Kind::Determinism => bits(determinism(gpu, config, steps)),
         }
@@ -182,6 +223,8 @@ impl Kind {
     fn name(self) -> &'static str {
         match self {
             Self::Oracle => "oracle",
+            Self::Special(_) => "special values",
+            Self::Guards => "guards",
             Self::Skip => "skip",
             Self::Determinism => "determinism",
         }
@@ -308,9 +351,10 @@ fn table(checks: &[Check], verdicts: &[Verdict]) -> String {
     };
     for (check, verdict) in checks.iter().zip(verdicts) {
         let [parameters, slots] = match check.kind {
-            Kind::Oracle => [figure(&verdict.parameters), figure(&verdict.slot)],
+            Kind::Oracle | Kind::Special(_) => [figure(&verdict.parameters), figure(&verdict.slot)],
             Kind::Skip => ["skip: no bit changes".to_owned(), String::new()],
             Kind::Determinism => ["two runs, same bits".to_owned(), String::new()],
+            Kind::Guards => ["guards stay".to_owned(), String::new()],
         };
         let outcome = if verdict.miss.is_some() { style::error("MISS   ") } else { "ok     ".to_owned() };
         let (rule, options) = (check.rule(), check.options());

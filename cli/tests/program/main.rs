@@ -4,6 +4,7 @@ mod bench;
 mod checkpoints;
 mod errors;
 mod fixtures;
+mod hostile;
 mod listings;
 mod race;
 mod replay;

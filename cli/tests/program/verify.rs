@@ -28,7 +28,7 @@ fn every_option_of_a_rule_is_checked() {
     for option in ["gradient.accumulate=", "gradient.clip_global_norm=", "weights.max_norm=", "ema."] {
         assert!(options.iter().any(|o| o.contains(option)), "{option} is not checked");
     }
-    for kind in ["oracle", "skip", "determinism"] {
+    for kind in ["oracle", "special values", "skip", "determinism", "guards"] {
         assert!(checks.iter().any(|c| c["check"] == kind), "{kind}");
     }
     let momentum = checks.iter().find(|c| c["options"].as_str().unwrap().starts_with("momentum=")).unwrap();
