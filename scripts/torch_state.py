@@ -109,6 +109,9 @@ def to_torch(path, template, names=None):
                     raise SystemExit(f"{path}: {name!r} has rule {rule!r}, which torch.optim has not")
                 steps = int(metadata[f"steps:{name}"])
                 slots = {slot: file.get_tensor(f"{name}.{slot}") for slot in SLOTS[rule] if f"{name}.{slot}" in keys}
+                if any(values.dtype == torch.uint8 for values in slots.values()):
+                    raise SystemExit(f"{path}: {name!r} has compressed state, which torch.optim has not")
+                slots = {slot: values.float() for slot, values in slots.items()}
                 if steps == 0:
                     continue  # PyTorch makes the state at the first step.
                 if rule != "sgd":

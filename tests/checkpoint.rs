@@ -3,6 +3,7 @@
 mod support;
 
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use support::model::{Model, PLACES, Place, buffer};
@@ -11,6 +12,7 @@ use support::variations::variations;
 use support::{Numbers, encoder, gpu};
 use wgpu_optim::rules::{AdamW, Sgd};
 use wgpu_optim::schedule::{Cosine, Plateau};
+use wgpu_optim::storage::{Format, Rounding, StateFormat, StorageConfig};
 use wgpu_optim::{
     Checkpoint, DynamicScale, EmaConfig, Error, Group, LossScale, OptimizerConfig, Slice, Tensor, TensorSpec, rules,
     wgpu,
@@ -53,7 +55,9 @@ struct Folder(std::path::PathBuf);
 
 impl Folder {
     fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("wgpu-optim-{name}-{}", std::process::id()));
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("wgpu-optim-{name}-{}-{number}", std::process::id()));
         std::fs::create_dir_all(&path).unwrap();
         Self(path)
     }
@@ -107,16 +111,41 @@ fn resumes(config: &OptimizerConfig, place: Place, what: &str) {
 
 #[test]
 fn every_rule_with_every_option_resumes_to_the_same_bits() {
+    let mut count = 0;
     for rule in rules::all() {
         for (variation, place) in variations(rule.as_ref()).into_iter().zip(PLACES.into_iter().cycle()) {
             resumes(&OptimizerConfig::of(variation.rule.clone()), place, &variation.label);
+            count += 1;
         }
+        count += 1;
         resumes(&full(OptimizerConfig::of(rule.boxed())), Place::Arena, &format!("{} in full", rule.name()));
     }
+    println!("reliability: configurations (rule x option) that resumed to the same bits on the GPU: {count}");
+}
+
+/// In every storage, through a file, to the same bits.
+#[test]
+fn every_rule_in_every_storage_resumes_to_the_same_bits() {
+    let mut count = 0;
+    for rule in rules::all() {
+        for (params, state, rounding) in [
+            (Format::F16, StateFormat::F32, Rounding::Nearest),
+            (Format::Bf16, StateFormat::Bf16, Rounding::Nearest),
+            (Format::Bf16, StateFormat::Q8, Rounding::Stochastic),
+            (Format::F32, StateFormat::Q8, Rounding::Nearest),
+        ] {
+            let storage = StorageConfig { params, state, rounding, ..StorageConfig::default() };
+            let config = OptimizerConfig::of(rule.boxed()).storage(storage.clone());
+            resumes(&config, Place::Arena, &format!("{} {storage:?}", rule.name()));
+            count += 1;
+        }
+    }
+    println!("reliability: configurations (rule x storage) that resumed to the same bits on the GPU: {count}");
 }
 
 #[test]
 fn the_cpu_resumes_to_the_same_bits() {
+    println!("reliability: rules that resumed to the same bits on the CPU: {}", rules::all().len());
     let wrap = |g: Vec<Vec<f32>>| g.into_iter().map(Some).collect::<Vec<_>>();
     for rule in rules::all() {
         let config = full(OptimizerConfig::of(rule));

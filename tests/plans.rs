@@ -151,6 +151,7 @@ fn a_model_of_2_to_the_33_elements_is_planned_and_told_in_bytes() {
     assert_eq!(Optimizer::state_bytes(&config, &specs, &roomy()).unwrap(), 8 << 33);
     assert_eq!(Arena::bytes(&config, &specs, &roomy()).unwrap(), 8 << 33);
     assert_eq!(plan.bytes_moved(), 32 << 33);
+    println!("reliability: largest plan checked, elements of one tensor: {}", (1u64 << 33) + 3);
     // One tensor of them all, and one that no device can have.
     let whole = [TensorSpec::new("whole", [1 << 33])];
     assert_eq!(Optimizer::state_bytes(&config, &whole, &roomy()).unwrap(), 8 << 33);

@@ -152,7 +152,8 @@ fn killed_runs_leave_a_whole_checkpoint() {
     }
     assert!(loaded > 0, "no run came as far as its first checkpoint");
     println!(
-        "{kills} runs killed, {loaded} left a checkpoint and all of these load, {partial} were killed while one was written, {epoch} epochs"
+        "reliability: training runs killed ({backend}): {kills}; {loaded} left a checkpoint and all of these load, {partial} \
+         were killed while one was written"
     );
 
     let (last, straight) = (folder.arg("last.safetensors"), folder.arg("straight.safetensors"));
