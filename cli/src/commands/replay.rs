@@ -22,10 +22,11 @@ Examples:
   wgpu-optim replay ... --state-in s.safetensors     goes on from it, to the same bits
   wgpu-optim replay ... --losses losses.txt          for the schedule \"plateau\"
 
-Files hold tensors in f32, f16 or bf16 under the same names; they are rounded to the\nstorage that the configuration says, and the parameters are written in it. Gradients of frozen tensors may be
-left out and are ignored. With [gradient].accumulate = k, k files make a step. A
-fixed loss scale is divided out; a dynamic one is refused, since recorded
-gradients cannot follow it.")]
+Files hold tensors in f32, f16 or bf16 under the same names; they are rounded to the
+storage that the configuration says, and the parameters are written in it. Gradients
+of frozen tensors may be left out and are ignored. With [gradient].accumulate = k, k
+files make a step. A fixed loss scale is divided out; a dynamic one is refused, since
+recorded gradients cannot follow it.")]
 pub struct Args {
     /// The run configuration
     #[arg(long, value_name = "RUN.toml")]
