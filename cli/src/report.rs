@@ -74,14 +74,17 @@ pub fn html(run: &Run<'_>) -> Result<String> {
                 }
                 h2 { "Scores" }
                 (scores)
-                h2 { "Steps" }
-                (steps)
+                // A run that was resumed at its end took none.
+                @if !run.telemetry.reports.is_empty() {
+                    h2 { "Steps" }
+                    (steps)
+                }
                 h2 { "Health of the gradients" }
                 @if let Some(look) = run.telemetry.looks.last() {
                     (health)
                     (table(look))
                 } @else {
-                    p { "Nobody looked: only the GPU does." }
+                    p { "Nobody looked: only the GPU does, and only at steps of this run." }
                 }
                 h2 { "Configuration" }
                 pre { (run.config.trim()) }
