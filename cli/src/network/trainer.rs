@@ -48,7 +48,7 @@ pub trait Trainer {
     /// Goes on from a checkpoint with parameters.
     fn resume(&mut self, checkpoint: &Checkpoint) -> Result<()>;
 
-    /// What the device told of the steps. Only the GPU looks at the gradients' health.
+    /// What the backend told of the steps.
     fn telemetry(&self) -> &Telemetry;
 }
 
@@ -193,9 +193,13 @@ pub struct CpuTrainer {
 impl CpuTrainer {
     pub fn new(config: &OptimizerConfig, digits: &Digits, params: &[Vec<f32>], batch: usize) -> Result<Self> {
         let images = ArrayView2::from_shape((digits.labels.len(), PIXELS), &digits.images);
+        let mut optimizer = CpuOptimizer::new(config, &specs())?;
+        let steps = batches(digits.labels.len() - digits.held_back.len(), batch).len();
+        let interval = steps.div_ceil(LOOKS).max(1) as u64;
+        optimizer.set_health(Some(HealthConfig { interval, ..HealthConfig::default() }))?;
         Ok(Self {
             network: cpu::network(params)?,
-            optimizer: CpuOptimizer::new(config, &specs())?,
+            optimizer,
             images: images.map_err(Error::failed)?.to_owned(),
             labels: digits.labels.clone(),
             held_back: digits.held_back.clone(),
@@ -232,6 +236,7 @@ impl Trainer for CpuTrainer {
             let report = self.optimizer.step(&mut tensors)?;
             self.steps = Steps { taken: report.steps_taken, skipped: report.steps_skipped };
             self.telemetry.report(Some(report));
+            self.telemetry.look(self.optimizer.health());
         }
         let (images, labels) = self.gather(&self.held_back);
         let held_back = Score::of(&cpu::judge(&self.network, images, &labels));

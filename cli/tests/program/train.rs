@@ -25,9 +25,8 @@ fn a_few_epochs_recognise_most_digits() {
         for text in ["Loss", "nats", "Accuracy", "%", "epoch", "training", "held back"] {
             assert!(svg.contains(text), "the plot lacks {text:?}");
         }
-        // Only the GPU looks at the gradients' health.
         for text in ["Gradient norm", "Update to weights", "layer1.weight", "layer3.bias"] {
-            assert_eq!(svg.contains(text), backend == "gpu", "{text:?}");
+            assert!(svg.contains(text), "the plot lacks {text:?}");
         }
     }
 }
