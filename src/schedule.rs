@@ -18,6 +18,17 @@ pub struct Schedule {
     pub kind: Kind,
     /// Steps of linear warm-up, `lr·(t+1)/warmup_steps`, before the kind starts from its own t = 0.
     pub warmup_steps: u64,
+    /// What follows it.
+    pub then: Option<Box<Then>>,
+}
+
+/// A schedule that takes over from another, as in PyTorch's `SequentialLR`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Then {
+    /// Steps of the one before, its warm-up included.
+    pub after: u64,
+    /// The one that follows, from its own t = 0.
+    pub schedule: Schedule,
 }
 
 macro_rules! kinds {
@@ -58,7 +69,7 @@ macro_rules! list {
 
         $(impl From<$variant> for Schedule {
             fn from(kind: $variant) -> Self {
-                Self { kind: Kind::$variant(kind), warmup_steps: 0 }
+                Self { kind: Kind::$variant(kind), warmup_steps: 0, then: None }
             }
         })*
     };
@@ -159,6 +170,16 @@ impl Schedule {
         self
     }
 
+    /// The same schedule, with another that takes over after so many steps of the last so far.
+    pub fn then(mut self, after: u64, next: impl Into<Schedule>) -> Self {
+        let next = match self.then.take() {
+            Some(then) => Then { after: then.after, schedule: then.schedule.then(after, next) },
+            None => Then { after, schedule: next.into() },
+        };
+        self.then = Some(Box::new(next));
+        self
+    }
+
     /// Sets one option of the kind, or `warmup_steps`.
     ///
     /// # Errors
@@ -177,6 +198,19 @@ impl Schedule {
     /// # Errors
     /// The first that cannot, and what is allowed.
     pub fn check(&self, lr: f64) -> Result<(), OptionError> {
+        self.check_kind(lr)?;
+        let Some(then) = &self.then else { return Ok(()) };
+        let plateau = |schedule: &Self| matches!(schedule.kind, Kind::Plateau(_));
+        if plateau(self) || plateau(&then.schedule) {
+            return Err(OptionError::new("then", "\"plateau\" goes by the losses reported, and stands alone"));
+        }
+        if then.after == 0 {
+            return Err(OptionError::new("then.after", "must be at least 1, got 0"));
+        }
+        then.schedule.check(lr).map_err(|e| OptionError::new(&format!("then.{}", e.key), e.problem))
+    }
+
+    fn check_kind(&self, lr: f64) -> Result<(), OptionError> {
         let at_least = |key: &str, value: u64, least: u64| {
             if value >= least {
                 Ok(())
@@ -233,6 +267,9 @@ impl Schedule {
 
     /// The learning rate of the step that follows `t` steps taken, for a base rate of `lr`.
     pub fn lr(&self, t: u64, lr: f64) -> f64 {
+        if let Some(then) = self.then.as_ref().filter(|then| t >= then.after) {
+            return then.schedule.lr(t - then.after, lr);
+        }
         if t < self.warmup_steps {
             return lr * (t + 1) as f64 / self.warmup_steps as f64;
         }
@@ -268,7 +305,7 @@ impl Schedule {
 
     /// Whether the rate is the base rate at every step.
     pub fn is_constant(&self) -> bool {
-        self.warmup_steps == 0 && matches!(self.kind, Kind::Constant(_))
+        self.warmup_steps == 0 && self.then.is_none() && matches!(self.kind, Kind::Constant(_))
     }
 }
 

@@ -111,3 +111,64 @@ fn no_schedule_fails_however_many_steps_are_taken() {
         }
     }
 }
+
+/// PyTorch's SequentialLR of LinearLR(1, 0.5, 4), ExponentialLR(0.9) from step 6 and
+/// CosineAnnealingLR(5, 0.01) from step 9, at a rate of 0.1.
+const SEQUENCE: [f64; 15] = [
+    0.1,
+    0.08750000000000001,
+    0.07500000000000001,
+    0.06250000000000001,
+    0.05000000000000002,
+    0.05000000000000002,
+    0.1,
+    0.09000000000000001,
+    0.08100000000000002,
+    0.1,
+    0.09140576474687263,
+    0.06890576474687263,
+    0.04109423525312736,
+    0.018594235253127367,
+    0.01,
+];
+
+#[test]
+fn schedules_follow_one_another_as_pytorchs() {
+    let text = r#"
+        [optimizer]
+        rule = "sgd"
+        lr = 0.1
+        [schedule]
+        kind = "linear"
+        total_steps = 4
+        end_factor = 0.5
+        [[schedule.then]]
+        after = 6
+        kind = "exponential"
+        gamma = 0.9
+        [[schedule.then]]
+        after = 3
+        kind = "cosine"
+        total_steps = 5
+        min_lr = 0.01
+    "#;
+    let config: OptimizerConfig = toml::from_str(text).unwrap();
+    for (t, expected) in SEQUENCE.iter().enumerate() {
+        let found = config.schedule.lr(t as u64, 0.1);
+        assert!((found - expected).abs() <= 1e-12 * expected, "step {t}: {found} {expected}");
+    }
+    // The last value holds.
+    assert_eq!(config.schedule.lr(1000, 0.1), config.schedule.lr(14, 0.1));
+
+    for (from, to, problem) in [
+        ("after = 3", "after = 0", "then.after"),
+        ("after = 3", "", "after: is missing"),
+        ("gamma = 0.9", "gamma = -1.0", "then.gamma"),
+        ("kind = \"cosine\"\n        total_steps = 5", "kind = \"plateau\"", "stands alone"),
+    ] {
+        let changed = text.replacen(from, to, 1);
+        assert_ne!(changed, text);
+        let error = toml::from_str::<OptimizerConfig>(&changed).unwrap_err().to_string();
+        assert!(error.contains(problem), "{problem:?} is not in {error}");
+    }
+}

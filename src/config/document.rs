@@ -24,9 +24,18 @@ struct Document {
     weights: Table,
     ema: Option<Table>,
     #[serde(default)]
-    schedule: Table,
+    schedule: ScheduleTable,
     #[serde(default)]
     storage: Table,
+}
+
+/// A schedule and, in `then`, those that follow.
+#[derive(Deserialize, Default)]
+struct ScheduleTable {
+    #[serde(default)]
+    then: Vec<Table>,
+    #[serde(flatten)]
+    own: Table,
 }
 
 impl<'de> Deserialize<'de> for OptimizerConfig {
@@ -52,7 +61,7 @@ impl Document {
             set_all("ema", ema, table)?;
         }
         set_all("storage", &mut config.storage, &self.storage)?;
-        config.schedule = schedule(self.schedule)?;
+        config.schedule = sequence(self.schedule)?;
         config.check()?;
         Ok(config)
     }
@@ -72,10 +81,21 @@ fn group(mut table: Table) -> Result<Group> {
     Ok(group)
 }
 
-fn schedule(mut table: Table) -> Result<Schedule> {
-    if table.is_empty() {
+fn sequence(ScheduleTable { then, own }: ScheduleTable) -> Result<Schedule> {
+    if own.is_empty() && then.is_empty() {
         return Ok(Schedule::default());
     }
+    let mut whole = schedule(own)?;
+    for mut table in then {
+        let after = take::<u64>(&mut table, "after")
+            .map_err(|e| e.within("schedule.then"))?
+            .ok_or_else(|| OptionError::new("after", "is missing: steps of the one before").within("schedule.then"))?;
+        whole = whole.then(after, schedule(table)?);
+    }
+    Ok(whole)
+}
+
+fn schedule(mut table: Table) -> Result<Schedule> {
     let within = |e: OptionError| e.within("schedule");
     let allowed = || format!("allowed are {}", Kind::NAMES.join(", "));
     let name = take::<String>(&mut table, "kind")
@@ -83,7 +103,7 @@ fn schedule(mut table: Table) -> Result<Schedule> {
         .ok_or_else(|| within(OptionError::new("kind", format!("is missing; {}", allowed()))))?;
     let kind = Kind::by_name(&name)
         .ok_or_else(|| within(OptionError::new("kind", format!("unknown kind {name:?}; {}", allowed()))))?;
-    let mut schedule = Schedule { kind, warmup_steps: 0 };
+    let mut schedule = Schedule { kind, warmup_steps: 0, then: None };
     for (key, value) in &table {
         schedule.set_option(key, value).map_err(within)?;
     }
