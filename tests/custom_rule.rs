@@ -8,7 +8,11 @@ mod example;
 use std::borrow::Cow;
 
 use example::{Signum, SignumHyper};
-use wgpu_optim::{Decay, Error, Float, OptionError, OptionValue, Options, Rule, Scalars, Slot, Twin, verify};
+use wgpu_optim::schedule::Cosine;
+use wgpu_optim::storage::{Format, Rounding, StateFormat, StorageConfig};
+use wgpu_optim::{
+    Decay, Error, Float, OptimizerConfig, OptionError, OptionValue, Options, Rule, Scalars, Slot, Twin, verify,
+};
 
 #[test]
 fn the_example_reaches_its_minimum() {
@@ -102,4 +106,32 @@ fn text_that_does_not_compile_is_quoted_by_its_own_line() {
     let Error::Shader { rule, reason } = error else { panic!("{error}") };
     assert_eq!(rule, "broken");
     assert!(reason.contains("wgsl:9:") && reason.contains("sgn"), "{reason}");
+}
+
+/// What the engine does around a rule it does for one from outside: every storage, clipping, accumulation,
+/// a schedule, limits, an average.
+#[test]
+fn the_engine_does_around_the_example_what_it_does_around_its_own() {
+    let gpu = support::gpu();
+    let storages = [
+        StorageConfig::default(),
+        StorageConfig { params: Format::F16, gradients: Format::F16, ..StorageConfig::default() },
+        StorageConfig {
+            params: Format::Bf16,
+            rounding: Rounding::Stochastic,
+            state: StateFormat::Bf16,
+            ..StorageConfig::default()
+        },
+        StorageConfig { state: StateFormat::Q8, ..StorageConfig::default() },
+    ];
+    for storage in storages {
+        let mut config = OptimizerConfig::new(Signum::default()).clip_global_norm(1.0);
+        config.gradient.accumulate = 2;
+        config.schedule = Cosine { total_steps: 10, min_lr: 0.0 }.into();
+        config.weights.max_norm = Some(5.0);
+        config.storage = storage;
+        let label = format!("{:?}", config.storage);
+        let findings = verify::compare(&gpu, &config, 4).unwrap();
+        assert!(findings.iter().all(|f| f.passed()), "{label}: {findings:?}");
+    }
 }
