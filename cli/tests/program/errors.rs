@@ -123,10 +123,10 @@ fn bad_gradients() {
     spoil(std::slice::from_ref(&a)).fails(&["g1.safetensors", "lacks", "\"b\""]);
     spoil(&[a.clone(), named("b", &[4], &[1.0; 4])]).fails(&["g1.safetensors", "\"b\"", "[4]", "[2, 2]"]);
     spoil(&[a.clone(), b.clone(), named("c", &[1], &[1.0])]).fails(&["g1.safetensors", "\"c\""]);
-    let halves = [0u8; 6];
-    let view = TensorView::new(Dtype::F16, vec![3], &halves).unwrap();
-    let halves = safetensors::serialize([("a", view)], None).unwrap();
-    Replay::new().with("g1.safetensors", halves).fails(&["g1.safetensors", "\"a\"", "F16"]);
+    let whole = [0u8; 12];
+    let view = TensorView::new(Dtype::I32, vec![3], &whole).unwrap();
+    let whole = safetensors::serialize([("a", view)], None).unwrap();
+    Replay::new().with("g1.safetensors", whole).fails(&["g1.safetensors", "\"a\"", "I32", "F32, F16 or BF16"]);
     Replay::new().half_of("g1.safetensors").fails(&["g1.safetensors"]);
     // The same from the device, with a step already taken on it.
     Replay::new().half_of("g1.safetensors").with_argument("--backend", "gpu").fails(&["g1.safetensors"]);
