@@ -46,6 +46,8 @@ pub struct Plan {
     pub schedule: Schedule,
     /// Seed of what is rounded stochastically.
     pub seed: u64,
+    /// Asked for at every step, so found once.
+    factors: bool,
 }
 
 /// A tensor and where it belongs.
@@ -132,7 +134,9 @@ impl Plan {
                 problem: "matches no tensor".to_owned(),
             });
         }
+        let live = |t: &&PlannedTensor| t.elements > 0 && !groups[t.group].frozen;
         Ok(Self {
+            factors: tensors.iter().filter(live).any(|t| variants[t.variant].factored),
             tensors,
             groups,
             variants,
@@ -242,7 +246,7 @@ impl Plan {
 
     /// Whether any tensor's mean square is kept by rows and columns.
     pub fn factors(&self) -> bool {
-        (0..self.tensors.len()).any(|t| self.is_live(t) && self.variant_of(t).factored)
+        self.factors
     }
 
     /// Whether the tensor is ever updated: not frozen, not empty.

@@ -3,14 +3,12 @@
 use std::collections::{HashMap, HashSet};
 
 use super::optimizer::Optimizer;
-use super::reports::Snapshot;
 use super::row_moves::{NEW, RowMove, Side};
 use super::slice::Tensor;
 use super::transfer;
 use super::upload::Upload;
 use crate::config::OptimizerConfig;
 use crate::layout::StatePart;
-use crate::state::OptimizerState;
 use crate::{Error, Result};
 
 /// A stretch of state to copy: window and word, in the old and in the new, and words.
@@ -89,7 +87,7 @@ impl Optimizer {
         self.check_training("a change of tensors")?;
         let before = self.sync()?;
         self.step_table.check_idle(self.reports.dropped())?;
-        let state = self.head_of(&before);
+        let state = before.control.head();
         let mut next = Self::new(&self.gpu, config, tensors)?;
         let old = self.plan.kept_in(&next.plan, moved.as_ref().map(|(t, _)| *t))?;
         let goes_on = old.iter().any(Option::is_some);
@@ -137,19 +135,6 @@ impl Optimizer {
         next.restart(&state, &counts, 0)?;
         *self = next;
         Ok(())
-    }
-
-    /// The state without its tensors.
-    fn head_of(&self, snapshot: &Snapshot) -> OptimizerState {
-        let control = &snapshot.control;
-        OptimizerState {
-            steps_taken: control.taken.into(),
-            steps_skipped: control.skipped.into(),
-            micro_batches: control.micro.into(),
-            loss_scale: control.loss_scale.into(),
-            good_steps: control.good_steps.into(),
-            ..OptimizerState::default()
-        }
     }
 
     /// What of the old means by row and by column goes where in the new: words from, to, and how many.

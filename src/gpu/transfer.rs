@@ -264,15 +264,20 @@ pub fn decode_state(plan: &Plan, layout: &Layout, rates: &SavedRates, parts: &[V
     }
     let mut live = (0..tensors.len()).map(|t| !plan.group_of(t).frozen);
     tensors.retain(|_| live.next().unwrap_or(false));
-    OptimizerState {
-        steps_taken: control.taken.into(),
-        steps_skipped: control.skipped.into(),
-        micro_batches: control.micro.into(),
-        loss_scale: control.loss_scale.into(),
-        good_steps: control.good_steps.into(),
-        plateau: rates.plateau,
-        rates: rates.set.clone(),
-        tensors,
+    OptimizerState { plateau: rates.plateau, rates: rates.set.clone(), tensors, ..control.head() }
+}
+
+impl Control {
+    /// The state that it counts: rates and tensors are not in it.
+    pub fn head(&self) -> OptimizerState {
+        OptimizerState {
+            steps_taken: self.taken.into(),
+            steps_skipped: self.skipped.into(),
+            micro_batches: self.micro.into(),
+            loss_scale: self.loss_scale.into(),
+            good_steps: self.good_steps.into(),
+            ..OptimizerState::default()
+        }
     }
 }
 
