@@ -100,6 +100,29 @@ impl<F> Default for OptimizerState<F> {
 }
 
 impl<F> OptimizerState<F> {
+    /// The same state with its values in another number type.
+    pub fn map<G>(&self, f: impl Fn(&F) -> G) -> OptimizerState<G> {
+        let tensors = self.tensors.iter().map(|t| TensorState {
+            name: t.name.clone(),
+            shape: t.shape.clone(),
+            rule: t.rule.clone(),
+            steps: t.steps,
+            weight_sum: t.weight_sum,
+            slots: t.slots.iter().map(|(name, values)| (name.clone(), values.iter().map(&f).collect())).collect(),
+            storage: t.storage.clone(),
+        });
+        OptimizerState {
+            steps_taken: self.steps_taken,
+            steps_skipped: self.steps_skipped,
+            micro_batches: self.micro_batches,
+            loss_scale: self.loss_scale,
+            good_steps: self.good_steps,
+            plateau: self.plateau,
+            rates: self.rates.clone(),
+            tensors: tensors.collect(),
+        }
+    }
+
     /// The tensor of that name.
     pub fn tensor(&self, name: &str) -> Option<&TensorState<F>> {
         self.tensors.iter().find(|t| t.name == name)

@@ -96,27 +96,13 @@ fn narrow(state: &OptimizerState<f64>) -> OptimizerState {
     convert(state, |x| *x as f32)
 }
 
-fn convert<A, B>(state: &OptimizerState<A>, f: impl Fn(&A) -> B + Copy) -> OptimizerState<B> {
-    let tensors = state.tensors.iter().map(|t| wgpu_optim::TensorState {
-        name: t.name.clone(),
-        shape: t.shape.clone(),
-        rule: t.rule.clone(),
-        steps: t.steps,
-        // The GPU keeps it in f32.
-        weight_sum: f64::from(t.weight_sum as f32),
-        slots: t.slots.iter().map(|(name, values)| (name.clone(), values.iter().map(f).collect())).collect(),
-        storage: t.storage.clone(),
-    });
-    OptimizerState {
-        steps_taken: state.steps_taken,
-        steps_skipped: state.steps_skipped,
-        micro_batches: state.micro_batches,
-        loss_scale: state.loss_scale,
-        good_steps: state.good_steps,
-        plateau: state.plateau,
-        rates: state.rates.clone(),
-        tensors: tensors.collect(),
+/// The GPU keeps the sums of weights in f32.
+fn convert<A, B>(state: &OptimizerState<A>, f: impl Fn(&A) -> B) -> OptimizerState<B> {
+    let mut converted = state.map(f);
+    for tensor in &mut converted.tensors {
+        tensor.weight_sum = f64::from(tensor.weight_sum as f32);
     }
+    converted
 }
 
 #[test]

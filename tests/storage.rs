@@ -10,8 +10,8 @@ use wgpu_optim::rules::{AdamW, Lamb, Sgd};
 use wgpu_optim::step::Plan;
 use wgpu_optim::storage::code_table;
 use wgpu_optim::{
-    EmaConfig, Format, Group, LossScale, Master, OnNonfinite, OptimizerConfig, OptimizerState, Rounding, StateFormat,
-    StorageConfig, TensorSpec, TensorState, WeightsConfig, rules,
+    EmaConfig, Format, Group, LossScale, Master, OnNonfinite, OptimizerConfig, Rounding, StateFormat, StorageConfig,
+    TensorSpec, TensorState, WeightsConfig, rules,
 };
 
 const STEPS: u64 = 3;
@@ -33,28 +33,6 @@ fn params(specs: &[TensorSpec]) -> Vec<Vec<f32>> {
 
 fn gradients(specs: &[TensorSpec], step: u64) -> Vec<Vec<f32>> {
     draw(specs, 100 + step, 1.0)
-}
-
-fn widened(state: OptimizerState) -> OptimizerState<f64> {
-    let tensors = state.tensors.into_iter().map(|t| TensorState {
-        name: t.name,
-        shape: t.shape,
-        rule: t.rule,
-        steps: t.steps,
-        weight_sum: t.weight_sum,
-        slots: t.slots.into_iter().map(|(name, values)| (name, wide(&values))).collect(),
-        storage: t.storage,
-    });
-    OptimizerState {
-        steps_taken: state.steps_taken,
-        steps_skipped: state.steps_skipped,
-        micro_batches: state.micro_batches,
-        loss_scale: state.loss_scale,
-        good_steps: state.good_steps,
-        plateau: state.plateau,
-        rates: state.rates,
-        tensors: tensors.collect(),
-    }
 }
 
 /// How values are stored, and so how far apart neighbours are.
@@ -123,7 +101,7 @@ fn check(config: &OptimizerConfig, specs: &[TensorSpec], place: Place, label: &s
     let mut model = Model::new(&gpu(), config, specs, &params(specs), place);
     for step in 0..STEPS {
         let mut exact = Run::<f64>::new(config, specs, &model.params());
-        exact.optimizer.load_state(&widened(model.optimizer.state_blocking().unwrap())).unwrap();
+        exact.optimizer.load_state(&model.optimizer.state_blocking().unwrap().map(|x| f64::from(*x))).unwrap();
         let gradients = gradients(specs, step);
         exact.step(&gradients.iter().map(|g| Some(wide(g))).collect::<Vec<_>>());
         model.step(&gradients);

@@ -4,7 +4,7 @@
 use super::{Finding, Values, collect};
 use crate::cpu::{CpuOptimizer, CpuTensor};
 use crate::gpu::Gpu;
-use crate::state::{OptimizerState, TensorState};
+use crate::state::OptimizerState;
 use crate::step::Plan;
 use crate::storage::{Format, Q8_BLOCK, StateFormat, code_table};
 use crate::{OptimizerConfig, Result, TensorSpec};
@@ -65,7 +65,7 @@ fn exact_step(
     gradients: &[Vec<f32>],
 ) -> Result<Vec<Exact>> {
     let mut optimizer = CpuOptimizer::<f64>::new(config, specs)?;
-    optimizer.load_state(&widened(state))?;
+    optimizer.load_state(&state.map(|x| f64::from(*x)))?;
     let mut params = super::arrays::<f64>(specs, params);
     let gradients = super::arrays::<f64>(specs, gradients);
     let tensors = params.iter_mut().zip(&gradients).map(|(p, g)| CpuTensor::new(p.view_mut(), g.view()));
@@ -78,29 +78,6 @@ fn exact_step(
         Exact { scales: own.map_or(Vec::new(), |own| own.scales.clone()), values }
     });
     Ok(exact.collect())
-}
-
-fn widened(state: &OptimizerState) -> OptimizerState<f64> {
-    let wide = |values: &Vec<f32>| values.iter().map(|x| f64::from(*x)).collect();
-    let tensors = state.tensors.iter().map(|t| TensorState {
-        name: t.name.clone(),
-        shape: t.shape.clone(),
-        rule: t.rule.clone(),
-        steps: t.steps,
-        weight_sum: t.weight_sum,
-        slots: t.slots.iter().map(|(name, values)| (name.clone(), wide(values))).collect(),
-        storage: t.storage.clone(),
-    });
-    OptimizerState {
-        steps_taken: state.steps_taken,
-        steps_skipped: state.steps_skipped,
-        micro_batches: state.micro_batches,
-        loss_scale: state.loss_scale,
-        good_steps: state.good_steps,
-        plateau: state.plateau,
-        rates: state.rates.clone(),
-        tensors: tensors.collect(),
-    }
 }
 
 /// How values are stored, and so how far apart neighbours are.
