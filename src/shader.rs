@@ -293,7 +293,7 @@ fn rule(variant: &Variant, gradient: &GradientConfig, access: Access) -> String 
     add_condition(&mut source, gradient);
     source.push_str(file!("scale.wgsl"));
     if gradient.clip_adaptive.is_some() || variant.factored {
-        source.push_str("@group(1) @binding(6) var<storage, read> lines: array<u32>;\n");
+        source.push_str(file!("lines/values.wgsl"));
         add_block_size(&mut source);
     }
     add_unit_factors(&mut source, gradient);

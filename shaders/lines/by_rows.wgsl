@@ -1,7 +1,5 @@
 // What is added up by matrix: the rows' averages, as they are.
 
-@group(1) @binding(6) var<storage, read> lines: array<u32>;
-
 const PAIRS: bool = false;
 
 fn job_range() -> vec2<u32> {

@@ -22,6 +22,7 @@ pub fn sum_lines(variant: &Variant, gradient: &GradientConfig, by: ByLine) -> Ke
     source.push_str(file!("lines/sum.wgsl"));
     add_lines(&mut source);
     if by == ByLine::Rows {
+        source.push_str(file!("lines/values.wgsl"));
         source.push_str(file!("lines/by_rows.wgsl"));
         return kernel(source, "sum_lines", Vec::new());
     }
@@ -37,7 +38,7 @@ pub fn sum_lines(variant: &Variant, gradient: &GradientConfig, by: ByLine) -> Ke
     } else {
         source.push_str(file!("lines/by_gradients.wgsl"));
         if gradient.clip_adaptive.is_some() {
-            source.push_str("@group(1) @binding(6) var<storage, read> lines: array<u32>;\n");
+            source.push_str(file!("lines/values.wgsl"));
         }
         add_unit_factors(&mut source, gradient);
     }
