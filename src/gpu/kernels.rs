@@ -17,6 +17,8 @@ pub struct Kernels {
     pub sum: wgpu::ComputePipeline,
     /// Whether kernels that look at the steps' health are wanted.
     watched: bool,
+    /// Threads of the workgroups that serve a block each.
+    workgroup: u32,
     spans: HashMap<(usize, Access), SpanKernels>,
 }
 
@@ -44,12 +46,20 @@ impl Kernels {
     pub fn new(gpu: &Gpu, plan: &Plan) -> Result<Self> {
         let prepare = gpu.pipeline(shader::prepare(plan), Author::Ours, &[tables::prepare_bindings()])?;
         let sum = gpu.pipeline(shader::sums(), Author::Ours, &[tables::sum_bindings()])?;
-        Ok(Self { prepare, sum, watched: false, spans: HashMap::new() })
+        Ok(Self { prepare, sum, watched: false, workgroup: shader::WORKGROUP, spans: HashMap::new() })
     }
 
     /// Forgets what was built for spans, and builds kernels that look at their health too, or not.
     pub fn set_watched(&mut self, watched: bool) {
         self.watched = watched;
+        self.spans.clear();
+    }
+
+    /// Forgets what was built for spans, and builds it with that many threads: what a block becomes must not
+    /// depend on them.
+    #[cfg(test)]
+    pub fn set_workgroup(&mut self, threads: u32) {
+        self.workgroup = threads;
         self.spans.clear();
     }
 
@@ -68,8 +78,11 @@ impl Kernels {
         let author = if rules::is_ours(rule) { Author::Ours } else { Author::Outside(rule.name()) };
         let span =
             bindings::update_bindings(access, code.kept_count() > 0, code.formats().any(|f| f == StateFormat::Q8));
-        let build =
-            |kernel: Kernel, author, tables: Bindings| Wanted { kernel, author, groups: vec![span.clone(), tables] };
+        let build = |kernel: Kernel, author, tables: Bindings| Wanted {
+            kernel: kernel.with_workgroup(self.workgroup),
+            author,
+            groups: vec![span.clone(), tables],
+        };
         let scanned = vec![bindings::scan_bindings(plan.gradient.accumulates()), tables::scan_bindings()];
         let scan = |kernel: Kernel| {
             let kernel = kernel.with_workgroup(gpu.scan_workgroup());

@@ -394,3 +394,7 @@ impl Optimizer {
         Ok(())
     }
 }
+
+#[cfg(test)]
+#[path = "workgroup_tests.rs"]
+mod workgroup_tests;
