@@ -12,7 +12,7 @@ use support::model::{Model, Place};
 use support::oracle::Run;
 use support::{gpu, update_error, wide};
 use wgpu_optim::step::Plan;
-use wgpu_optim::{Checkpoint, OptimizerConfig, TensorSpec};
+use wgpu_optim::{Checkpoint, Format, OptimizerConfig, StorageConfig, TensorSpec};
 
 const NAMES: [&str; 3] = ["layer.weight", "layer.bias", "scale"];
 const STEPS: usize = 4;
@@ -62,10 +62,19 @@ fn runs_of_torch_go_on_here() {
         on_gpu.optimizer.load_checkpoint(&checkpoint).unwrap();
         let mut on_cpu = Run::<f32>::new(&config, &specs, &params);
         on_cpu.optimizer.load_state(&checkpoint.state).unwrap();
+        // The same file into 16-bit parameters: their masters go where PyTorch's f32 parameters went.
+        let storage = StorageConfig { params: Format::Bf16, ..StorageConfig::default() };
+        let narrow = OptimizerConfig { storage, ..config.clone() };
+        let mut in_bf16 = Model::new(&gpu(), &narrow, &specs, &params, Place::Arena);
+        let path = recorded(&format!("{case}.safetensors"));
+        let bytes = std::fs::read(path).unwrap();
+        let converted = Checkpoint::convert_from_safetensors(&bytes, in_bf16.optimizer.plan()).unwrap();
+        in_bf16.optimizer.load_checkpoint(&converted).unwrap();
         // One that forgets the state must come elsewhere, or the test shows nothing.
         let mut forgetful = Run::<f32>::new(&config, &specs, &params);
         for gradients in &gradients {
             on_gpu.step(gradients);
+            in_bf16.step(gradients);
             let wrapped: Vec<_> = gradients.iter().cloned().map(Some).collect();
             on_cpu.step(&wrapped);
             forgetful.step(&wrapped);
@@ -74,7 +83,12 @@ fn runs_of_torch_go_on_here() {
             let one = |t: usize| update_error(&wide(&out[t]), &wide(&after[NAMES[t]].1), &wide(&params[t]));
             (0..NAMES.len()).map(one).fold(0.0, f64::max)
         };
-        for (place, out) in [("GPU", on_gpu.params()), ("CPU", on_cpu.params.clone())] {
+        let masters = in_bf16.optimizer.state_blocking().unwrap().tensors.into_iter().map(|mut tensor| {
+            let master = tensor.slots.iter().position(|(name, _)| name == "master").unwrap();
+            tensor.slots.swap_remove(master).1
+        });
+        let outcomes = [("GPU", on_gpu.params()), ("CPU", on_cpu.params.clone()), ("GPU in bf16", masters.collect())];
+        for (place, out) in outcomes {
             assert!(error(&out) <= LIMIT, "{case} on the {place}: {:.1e}", error(&out));
         }
         assert!(error(&forgetful.params) > 100.0 * LIMIT, "{case}: {:.1e}", error(&forgetful.params));
