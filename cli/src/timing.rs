@@ -11,7 +11,7 @@ use wgpu_optim::{OptimizerConfig, TensorSpec};
 
 use crate::error::Result;
 
-/// What a step passes over, for a stream to do the same.
+/// What a step on the GPU passes over, for a stream to do the same.
 #[derive(Debug, Clone, Copy)]
 pub struct Footprint {
     /// Words of parameters, and as many of gradients: half as many as there are parameters of 16 bits.
@@ -34,11 +34,11 @@ impl Footprint {
         let elements = (elements as u64 * size / 4).max(1) as usize;
         Self { elements, slots, scans: plan.gradient.needs_scan(), measures: plan.measures() }
     }
+}
 
-    /// Steps that are timed as one, so that short ones are not lost in the clock.
-    fn steps_at_once(&self) -> u32 {
-        ((1usize << 22) / self.elements).clamp(1, 32) as u32
-    }
+/// Steps over so many words of parameters that are timed as one, so that short ones are not lost in the clock.
+fn steps_at_once(words: usize) -> u32 {
+    ((1usize << 22) / words).clamp(1, 32) as u32
 }
 
 /// Something that takes steps.
@@ -49,7 +49,8 @@ pub trait Subject {
     fn stream(&mut self) -> Result<f64>;
     /// The host's microseconds for recording each step so far.
     fn recording(&self) -> &[f64];
-    fn plan(&self) -> &Plan;
+    /// Bytes that a step moves.
+    fn bytes_moved(&self) -> u64;
 }
 
 /// How often to measure.
@@ -102,7 +103,7 @@ pub fn measure(subject: &mut dyn Subject, runs: Runs) -> Result<Timing> {
     let recording = &subject.recording()[recorded..];
     Ok(Timing {
         runs: steps.len(),
-        bytes_moved: subject.plan().bytes_moved(),
+        bytes_moved: subject.bytes_moved(),
         step_s: median(&steps).unwrap_or(f64::NAN),
         stream_s: median(&streams).unwrap_or(f64::NAN),
         host_us: median(recording),

@@ -43,7 +43,7 @@ pub struct Args {
     /// Tensors that share them
     #[arg(long, value_name = "N", value_delimiter = ',', default_value = "1,1000")]
     tensors: Vec<Size>,
-    /// How parameters, gradients and state lie in memory; on the CPU only f32 is measured
+    /// How numbers lie in memory; on the CPU parameters and gradients are f32, rounded to it
     #[arg(long, value_enum, value_name = "NAME", value_delimiter = ',', default_value = "f32")]
     storage: Vec<Storage>,
     /// Runs to take the median of [default: what fits in 2 s, from 7 to 101]
@@ -170,9 +170,7 @@ fn jobs(args: &Args) -> Result<Vec<Job>> {
         for on_gpu in places {
             for elements in &args.elements {
                 for tensors in args.tensors.iter().filter(|tensors| tensors.0 <= elements.0) {
-                    // The CPU's parameters and gradients are f32 in memory, whatever they are rounded to.
-                    let has = |storage: &&Storage| *on_gpu || **storage == Storage::F32;
-                    for storage in args.storage.iter().filter(has) {
+                    for storage in &args.storage {
                         for (config_name, on_nonfinite) in
                             [("default", OnNonfinite::Skip), ("propagate", OnNonfinite::Propagate)]
                         {
@@ -188,10 +186,8 @@ fn jobs(args: &Args) -> Result<Vec<Job>> {
         }
     }
     if jobs.is_empty() {
-        return Err(Error::input(match args.storage.contains(&Storage::F32) || places.contains(&true) {
-            true => "--tensors: there are more tensors than --elements for each of them to have one",
-            false => "--storage: on the CPU only f32 is measured",
-        }));
+        let problem = "--tensors: there are more tensors than --elements for each of them to have one";
+        return Err(Error::input(problem));
     }
     Ok(jobs)
 }

@@ -2,11 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use wgpu_optim::step::Plan;
 use wgpu_optim::wgpu::{self, BufferUsages, CommandEncoder};
 use wgpu_optim::{Arena, Gpu, Optimizer};
 
-use super::{Case, Footprint, Subject, specs, values};
+use super::{Case, Footprint, Subject, specs, steps_at_once, values};
 use crate::error::{Error, Result};
 
 /// How long a step may take.
@@ -47,7 +46,7 @@ impl GpuSubject {
 impl Subject for GpuSubject {
     fn step(&mut self) -> Result<f64> {
         let (optimizer, recording) = (&mut self.optimizer, &mut self.recording);
-        self.clock.time(self.footprint.steps_at_once(), &mut |encoder| {
+        self.clock.time(steps_at_once(self.footprint.elements), &mut |encoder| {
             let start = Instant::now();
             optimizer.step(encoder)?;
             recording.push(1e6 * start.elapsed().as_secs_f64());
@@ -56,7 +55,7 @@ impl Subject for GpuSubject {
     }
 
     fn stream(&mut self) -> Result<f64> {
-        self.clock.time(self.footprint.steps_at_once(), &mut |encoder| {
+        self.clock.time(steps_at_once(self.footprint.elements), &mut |encoder| {
             self.stream.record(encoder);
             Ok(())
         })
@@ -66,8 +65,8 @@ impl Subject for GpuSubject {
         &self.recording
     }
 
-    fn plan(&self) -> &Plan {
-        self.optimizer.plan()
+    fn bytes_moved(&self) -> u64 {
+        self.optimizer.plan().bytes_moved()
     }
 }
 

@@ -44,3 +44,21 @@ fn the_table_says_where_and_by_which_clock() {
     // 1,000 tensors cannot share 100 elements.
     assert_eq!(lines.len(), 2 + 4 + 1, "{}", outcome.stdout);
 }
+
+#[test]
+fn every_storage_is_measured_on_both_backends() {
+    let arguments = ["bench", "--storage", "f32,bf16,bf16-master,f16-master,q8", "--elements", "8k", "--tensors", "1"];
+    let rows = json(&[arguments.as_slice(), &["--runs", "1", "--format", "json"]].concat());
+    let moved = |backend: &str| -> Vec<_> {
+        let own = rows.as_array().unwrap().iter().filter(|r| r["backend"] == backend && r["config"] == "propagate");
+        own.map(|r| (r["storage"].as_str().unwrap(), r["bytes_moved"].as_f64().unwrap() / 8192.0)).collect()
+    };
+    let q8 = 4.0 / 64.0;
+    let on_gpu = [28.0, 14.0, 22.0, 22.0, 10.0 + q8];
+    // Parameters and gradients are f32 there.
+    let on_cpu = [28.0, 20.0, 28.0, 28.0, 16.0 + q8];
+    for (backend, expected) in [("gpu", on_gpu), ("cpu", on_cpu)] {
+        let names = ["f32", "bf16", "bf16-master", "f16-master", "q8"];
+        assert_eq!(moved(backend), names.into_iter().zip(expected).collect::<Vec<_>>(), "{backend}");
+    }
+}
