@@ -83,7 +83,7 @@ impl Twin for Signum {
 
 /// Minimises the distance of `w` from 3 by steps of the GPU.
 pub fn run(gpu: &Gpu) -> wgpu_optim::Result<Vec<f32>> {
-    verify::rule(gpu, &Signum::default())?;
+    verify::check_rule(gpu, &Signum::default())?;
 
     let arena = Arena::new(gpu, [TensorSpec::new("w", [5]), TensorSpec::new("w.bias", [1])])?;
     let config = OptimizerConfig::new(Signum { lr: 0.05, ..Signum::default() })

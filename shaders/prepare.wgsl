@@ -20,7 +20,7 @@ override EMA: bool = false;
 override EMA_WARMUP: bool = false;
 
 const NORM_EPS: f32 = 1e-6;
-const SCALARS: u32 = 12u;
+const MAX_SCALARS: u32 = 12u;
 
 @group(0) @binding(0) var<uniform> settings: Settings;
 // The blocks' parts, or, where limits go by tensor, the tensors' sums.
@@ -112,8 +112,8 @@ fn resolve(index: u32, taken: u32) {
     if EMA {
         lanes[index].ema_weight = ema_weight(count + 1u);
     }
-    let row = rows_at + count % rows * SCALARS;
-    for (var i = 0u; i < SCALARS; i += 1u) {
+    let row = rows_at + count % rows * MAX_SCALARS;
+    for (var i = 0u; i < MAX_SCALARS; i += 1u) {
         lanes[index].scalars[i] = bitcast<f32>(table[row + i]);
     }
 }

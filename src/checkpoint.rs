@@ -49,7 +49,7 @@ pub struct TensorParams {
 
 impl Checkpoint {
     /// A checkpoint of that state, without parameters.
-    pub fn of(state: OptimizerState) -> Self {
+    pub fn new(state: OptimizerState) -> Self {
         Self { state, ..Self::default() }
     }
 

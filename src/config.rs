@@ -123,11 +123,11 @@ impl OptimizerConfig {
     /// That rule for every tensor: non-finite gradients skip the step, nothing is clipped, the rate
     /// is constant.
     pub fn new(rule: impl Rule + 'static) -> Self {
-        Self::of(Box::new(rule))
+        Self::from_boxed(Box::new(rule))
     }
 
     /// [`OptimizerConfig::new`] for a rule behind a box.
-    pub fn of(rule: Box<dyn Rule>) -> Self {
+    pub fn from_boxed(rule: Box<dyn Rule>) -> Self {
         Self {
             rule,
             groups: Vec::new(),
@@ -206,7 +206,7 @@ impl OptimizerConfig {
     /// # Errors
     /// [`Error::UnknownRule`].
     pub fn named(rule: &str) -> Result<Self> {
-        Ok(Self::of(rules::by_name(rule)?))
+        Ok(Self::from_boxed(rules::by_name(rule)?))
     }
 }
 

@@ -29,7 +29,7 @@ impl EmaConfig {
     }
 
     /// The share of the new weights after the `step`-th step; 0 leaves the average alone.
-    pub fn weight(&self, step: u64) -> f64 {
+    pub(crate) fn weight(&self, step: u64) -> f64 {
         if !step.is_multiple_of(self.interval) {
             return 0.0;
         }

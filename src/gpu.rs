@@ -33,7 +33,7 @@ mod windows;
 
 pub use adapters::{adapters, no_adapter_hint};
 pub use arena::Arena;
-pub use context::{Created, Gpu};
+pub use context::{Gpu, ObjectCounts};
 pub use faults::Fault;
 pub use optimizer::Optimizer;
 pub use slice::{Slice, Tensor};

@@ -8,6 +8,7 @@ use crate::options::{OptionError, OptionField, OptionValue, check};
 
 /// What a NaN or an infinity in a gradient does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum OnNonfinite {
     /// The whole step is left out, decided on the GPU: no parameter, state or count changes.
     #[default]
@@ -118,7 +119,7 @@ impl GradientConfig {
     }
 
     /// The limit of the norm-type key that is given.
-    pub fn norm_limit(&self) -> Option<f64> {
+    pub(crate) fn norm_limit(&self) -> Option<f64> {
         self.norm_keys().first().map(|(_, limit)| *limit)
     }
 
@@ -126,7 +127,7 @@ impl GradientConfig {
     /// from a norm kept as mantissa and exponent.
     ///
     /// [`shaders/prepare.wgsl`]: https://docs.rs/crate/wgpu-optim/latest/source/shaders/prepare.wgsl
-    pub fn coefficient(&self, norm: f64) -> f64 {
+    pub(crate) fn coefficient(&self, norm: f64) -> f64 {
         if let Some(limit) = self.clip_global_norm {
             (limit / (norm + NORM_EPS)).min(1.0)
         } else if let Some(target) = self.normalize_global_norm {
@@ -137,7 +138,7 @@ impl GradientConfig {
     }
 
     /// The factor of one tensor's gradient for its own norm or largest magnitude.
-    pub fn tensor_coefficient(&self, norm: f64, largest: f64) -> f64 {
+    pub(crate) fn tensor_coefficient(&self, norm: f64, largest: f64) -> f64 {
         if let Some(limit) = self.clip_tensor_norm {
             (limit / (norm + NORM_EPS)).min(1.0)
         } else if let Some(limit) = self.clip_max_abs {
@@ -148,34 +149,34 @@ impl GradientConfig {
     }
 
     /// The factor of a unit's gradient for its own norm and that of its weights.
-    pub fn unit_coefficient(&self, gradient: f64, weights: f64) -> f64 {
+    pub(crate) fn unit_coefficient(&self, gradient: f64, weights: f64) -> f64 {
         let limit = self.clip_adaptive.unwrap_or(f64::INFINITY) * weights.max(UNIT_EPS);
         if gradient < limit { 1.0 } else { limit / gradient.max(NORM_EPS) }
     }
 
     /// Whether several gradients make a step.
-    pub fn accumulates(&self) -> bool {
+    pub(crate) fn accumulates(&self) -> bool {
         self.accumulate > 1
     }
 
     /// Whether gradients are multiplied as they are read.
-    pub fn unscales(&self) -> bool {
+    pub(crate) fn needs_unscaling(&self) -> bool {
         self.loss_scale.is_some() || self.accumulates()
     }
 
     /// What they are multiplied with, for that loss scale.
-    pub fn unscale(&self, loss_scale: f64) -> f64 {
+    pub(crate) fn unscale(&self, loss_scale: f64) -> f64 {
         1.0 / (loss_scale * self.accumulate as f64)
     }
 
     /// The loss scale at the start.
-    pub fn initial_scale(&self) -> f64 {
+    pub(crate) fn initial_scale(&self) -> f64 {
         self.loss_scale.map_or(1.0, |scale| scale.initial())
     }
 
     /// The loss scale to go on with where a saved state has that one: a fixed one is the
     /// configuration's.
-    pub fn resumed_scale(&self, saved: f64) -> f64 {
+    pub(crate) fn resumed_scale(&self, saved: f64) -> f64 {
         match self.loss_scale {
             Some(LossScale::Dynamic(_)) => saved,
             _ => self.initial_scale(),
@@ -183,7 +184,7 @@ impl GradientConfig {
     }
 
     /// Whether a limit goes by tensor.
-    pub fn by_tensor(&self) -> bool {
+    pub(crate) fn by_tensor(&self) -> bool {
         self.clip_tensor_norm.is_some() || self.clip_max_abs.is_some()
     }
 
@@ -193,12 +194,12 @@ impl GradientConfig {
     }
 
     /// Whether gradients are scaled by something that their sums decide.
-    pub fn scales(&self) -> bool {
+    pub(crate) fn needs_factors(&self) -> bool {
         self.needs_norm() || self.by_tensor()
     }
 
     /// Whether a step must read all gradients before it may change anything.
     pub fn needs_scan(&self) -> bool {
-        self.scales() || self.on_nonfinite == OnNonfinite::Skip
+        self.needs_factors() || self.on_nonfinite == OnNonfinite::Skip
     }
 }

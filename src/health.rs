@@ -52,6 +52,7 @@ pub enum Verdict {
 
 /// What one step's passes saw of one tensor.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct TensorHealth {
     /// The tensor's name.
     pub name: String,
@@ -74,6 +75,7 @@ pub struct TensorHealth {
 
 /// What one step's passes saw of all tensors.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct Health {
     /// Steps taken when it was seen, that one included if it was.
     pub steps_taken: u64,

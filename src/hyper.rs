@@ -1,11 +1,11 @@
 //! The scalars of a step: computed by a rule on the host in f64, read by its maths.
 
 /// Scalars a rule may hand from the host to its maths, per step.
-pub const SCALARS: usize = 12;
+pub const MAX_SCALARS: usize = 12;
 
 /// The scalars of one step in the order of [`Rule::scalar_names`](crate::Rule::scalar_names); the
 /// rest is zero.
-pub type Scalars = [f64; SCALARS];
+pub type Scalars = [f64; MAX_SCALARS];
 
 /// Named scalars of a step, made from a row.
 pub trait HyperRow<F>: Copy {
@@ -19,7 +19,7 @@ pub trait HyperRow<F>: Copy {
 macro_rules! hyper {
     ($(#[$meta:meta])* pub struct $name:ident { $($field:ident,)* }) => {
         $(#[$meta])*
-        #[derive(Debug, Clone, Copy)]
+        #[derive(Debug, Clone, Copy, PartialEq)]
         pub struct $name<F> { $(#[allow(missing_docs)] pub $field: F,)* }
 
         impl $name<f64> {
@@ -28,7 +28,7 @@ macro_rules! hyper {
 
             /// The row of the step table.
             pub fn row(self) -> $crate::Scalars {
-                let mut row = [0.0; $crate::SCALARS];
+                let mut row = [0.0; $crate::MAX_SCALARS];
                 let values = [$(self.$field),*];
                 row[..values.len()].copy_from_slice(&values);
                 row

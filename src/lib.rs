@@ -12,7 +12,9 @@ pub mod gpu;
 pub mod gradient;
 pub mod health;
 mod hyper;
+#[doc(hidden)]
 pub mod layout;
+#[doc(hidden)]
 pub mod lines;
 mod loss_scale;
 pub mod maths;
@@ -22,12 +24,13 @@ mod report;
 mod rule;
 pub mod rules;
 pub mod schedule;
+#[doc(hidden)]
 pub mod shader;
 mod state;
 pub mod step;
 pub mod storage;
 mod tensor;
-mod twin;
+pub mod twin;
 pub mod verify;
 pub mod weights;
 
@@ -39,7 +42,7 @@ pub use float::Float;
 pub use gpu::{Arena, Gpu, Optimizer, PendingCheckpoint, Slice, Tensor};
 pub use gradient::{GradientConfig, OnNonfinite};
 pub use health::{Health, HealthConfig, TensorHealth, Verdict};
-pub use hyper::{HyperRow, SCALARS, Scalars};
+pub use hyper::{HyperRow, MAX_SCALARS, Scalars};
 pub use loss_scale::{DynamicScale, LossScale};
 pub use options::{OptionError, OptionField, OptionValue, Options};
 pub use report::Report;
@@ -48,6 +51,6 @@ pub use schedule::Schedule;
 pub use state::{OptimizerState, SlotStorage, TensorState};
 pub use storage::{Format, Master, Rounding, StateFormat, Storage, StorageConfig};
 pub use tensor::TensorSpec;
-pub use twin::{Around, Block, ByLine, CpuKernel, Element, Factors, MAX_SLOTS, Measure, Norms, SlotArray, Twin};
+pub use twin::{Element, MAX_SLOTS, Norms, Twin};
 pub use weights::WeightsConfig;
 pub use wgpu;

@@ -35,7 +35,7 @@ impl Default for DynamicScale {
 
 impl LossScale {
     /// The first scale.
-    pub fn initial(&self) -> f64 {
+    pub(crate) fn initial(&self) -> f64 {
         match self {
             Self::Fixed(scale) => *scale,
             Self::Dynamic(dynamic) => dynamic.init,
@@ -59,7 +59,7 @@ impl LossScale {
     }
 
     /// The scale and the count of good steps after a step.
-    pub fn next(&self, scale: f64, good_steps: u32, nonfinite: bool) -> (f64, u32) {
+    pub(crate) fn next(&self, scale: f64, good_steps: u32, nonfinite: bool) -> (f64, u32) {
         let Self::Dynamic(dynamic) = self else { return (scale, good_steps) };
         let (scale, good_steps) = if nonfinite {
             (scale * dynamic.backoff_factor, 0)

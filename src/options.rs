@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 /// The value of an option, as configuration files write it.
 #[derive(Debug, Clone, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize), serde(untagged))]
+#[non_exhaustive]
 pub enum OptionValue {
     /// `true` or `false`.
     Bool(bool),

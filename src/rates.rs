@@ -98,12 +98,12 @@ impl Rates {
 
     /// Goes on from rates that were set at run time, or else from those of the configuration, and from what a
     /// `plateau` schedule remembered.
-    pub fn resume(&mut self, state: Option<&RatesState>, plateau: PlateauState) {
+    pub(crate) fn resume(&mut self, state: Option<&RatesState>, plateau: PlateauState) {
         let state = state.unwrap_or(&self.configured);
         self.base = state.lr;
         for (group, state) in self.groups.iter_mut().zip(&state.groups) {
             group.lr = state.lr;
-            group.decay = group.decay.with(state.weight_decay);
+            group.decay = group.decay.with_lambda(state.weight_decay);
         }
         self.plateau = plateau;
     }
@@ -176,14 +176,14 @@ impl Rates {
     pub fn set_group_weight_decay(&mut self, group: usize, table: &str, lambda: f64) -> Result<()> {
         check_rate(table, "weight_decay", lambda)?;
         let decay = &mut self.groups[group].decay;
-        *decay = decay.with(lambda);
+        *decay = decay.with_lambda(lambda);
         Ok(())
     }
 }
 
 impl GroupRates {
     /// λ by kind.
-    pub fn decays(&self) -> Decays {
+    pub(crate) fn decays(&self) -> Decays {
         match self.decay {
             Decay::Coupled(coupled) => Decays { coupled, ..Decays::default() },
             Decay::Decoupled(decoupled) => Decays { decoupled, ..Decays::default() },
@@ -192,7 +192,7 @@ impl GroupRates {
     }
 
     /// What multiplies the direction, for that factor of the schedule.
-    pub fn step_lr(&self, factor: f64) -> f64 {
+    pub(crate) fn step_lr(&self, factor: f64) -> f64 {
         if self.scaled { self.lr * factor } else { 1.0 }
     }
 }

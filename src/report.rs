@@ -2,6 +2,7 @@
 
 /// What one step did, as the device saw it.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
 pub struct Report {
     /// Steps taken so far, this one included if it was.
     pub steps_taken: u64,

@@ -51,7 +51,7 @@ impl Slot {
     }
 
     /// The same slot, kept only if `active`.
-    pub const fn when(mut self, active: bool) -> Self {
+    pub const fn active_if(mut self, active: bool) -> Self {
         self.active = active;
         self
     }
@@ -84,7 +84,7 @@ impl Decay {
     }
 
     /// The same kind of decay with another λ.
-    pub fn with(self, lambda: f64) -> Self {
+    pub fn with_lambda(self, lambda: f64) -> Self {
         match self {
             Self::Coupled(_) => Self::Coupled(lambda),
             Self::Decoupled(_) => Self::Decoupled(lambda),
@@ -95,6 +95,7 @@ impl Decay {
 
 /// What a rule needs to know of its own update before it is applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Reduction {
     /// Nothing: each element stands for itself.
     None,

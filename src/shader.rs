@@ -347,7 +347,7 @@ fn flag(on: bool) -> f64 {
 
 fn conditioning(gradient: &GradientConfig) -> Vec<(&'static str, f64)> {
     let mut constants = vec![
-        ("UNSCALE", flag(gradient.unscales())),
+        ("UNSCALE", flag(gradient.needs_unscaling())),
         ("ZERO_NONFINITE", flag(gradient.on_nonfinite == OnNonfinite::Zero)),
         ("CLIP_VALUE", flag(gradient.clip_value.is_some())),
     ];
@@ -360,7 +360,7 @@ fn conditioning(gradient: &GradientConfig) -> Vec<(&'static str, f64)> {
 fn proposing(variant: &Variant, gradient: &GradientConfig) -> Vec<(&'static str, f64)> {
     let mut constants: Vec<_> = variant.rule.constants().into_iter().map(|(name, on)| (name, flag(on))).collect();
     constants.extend(conditioning(gradient));
-    constants.push(("SCALE", flag(gradient.scales())));
+    constants.push(("SCALE", flag(gradient.needs_factors())));
     constants
 }
 

@@ -18,10 +18,10 @@ use crate::lines::{Lines, Matrices};
 use crate::rule::Rule;
 use crate::schedule::Schedule;
 use crate::state::SlotStorage;
-use crate::storage::{Format, Q8_BLOCK, StateFormat, Storage, key_of};
+use crate::storage::{Format, Q8_BLOCK, StateFormat, Storage, noise_key};
 use crate::tensor::TensorSpec;
 use crate::weights::WeightsConfig;
-use crate::{Error, MAX_SLOTS, Result, SCALARS};
+use crate::{Error, MAX_SCALARS, MAX_SLOTS, Result};
 
 pub use passes::Pass;
 pub use slots::{ACCUMULATOR, EMA, FACTORS, MASTER, PlannedSlot, slot_shape};
@@ -159,7 +159,7 @@ impl Plan {
     }
 
     /// What a tensor's kept slots start from, in the order of the state's memory.
-    pub fn initial_of(&self, tensor: usize) -> Vec<f64> {
+    pub(crate) fn initial_of(&self, tensor: usize) -> Vec<f64> {
         // A variant may serve groups whose slots start from different values.
         let own = self.group_of(tensor).rule.slots();
         let variant = self.variant_of(tensor);
@@ -168,12 +168,12 @@ impl Plan {
     }
 
     /// Whether a tensor's kept slot takes both signs.
-    pub fn is_signed(&self, tensor: usize, slot: usize) -> bool {
+    pub(crate) fn is_signed(&self, tensor: usize, slot: usize) -> bool {
         self.variant_of(tensor).kept().nth(slot).is_none_or(|slot| slot.signed)
     }
 
     /// How a tensor's slots are stored that are not in f32, their scales zero.
-    pub fn slot_storage(&self, tensor: usize) -> Vec<SlotStorage> {
+    pub(crate) fn slot_storage(&self, tensor: usize) -> Vec<SlotStorage> {
         let variant = self.variant_of(tensor);
         let scales = self.tensors[tensor].elements.div_ceil(u64::from(Q8_BLOCK)) as usize;
         let narrow = variant.kept().zip(variant.formats()).filter(|(_, format)| *format != StateFormat::F32);
@@ -188,8 +188,8 @@ impl Plan {
     }
 
     /// What the random bits of a tensor depend on beside its steps.
-    pub fn noise_key(&self, tensor: usize) -> u32 {
-        key_of(self.seed, &self.tensors[tensor].spec.name)
+    pub(crate) fn noise_key(&self, tensor: usize) -> u32 {
+        noise_key(self.seed, &self.tensors[tensor].spec.name)
     }
 
     /// How a tensor's parameters and its gradient are stored.
@@ -220,7 +220,7 @@ impl Plan {
     }
 
     /// The tensor as matrices, if it has elements and its mean square is kept by rows and columns.
-    pub fn factored(&self, tensor: usize) -> Option<Matrices> {
+    pub(crate) fn factored(&self, tensor: usize) -> Option<Matrices> {
         let factored = self.variant_of(tensor).factored && self.tensors[tensor].elements > 0;
         Matrices::of(&self.tensors[tensor].spec.shape).filter(|_| factored)
     }
@@ -235,27 +235,27 @@ impl Plan {
     }
 
     /// The units of a tensor's adaptive clip, if there is one.
-    pub fn units(&self, tensor: usize) -> Option<Lines> {
+    pub(crate) fn units(&self, tensor: usize) -> Option<Lines> {
         self.gradient.clip_adaptive.and_then(|_| Lines::units(&self.tensors[tensor].spec.shape))
     }
 
     /// Whether anything goes by lines of tensors.
-    pub fn by_line(&self) -> bool {
+    pub(crate) fn by_line(&self) -> bool {
         self.gradient.clip_adaptive.is_some() || self.factors()
     }
 
     /// Whether any tensor's mean square is kept by rows and columns.
-    pub fn factors(&self) -> bool {
+    pub(crate) fn factors(&self) -> bool {
         self.factors
     }
 
     /// Whether the tensor is ever updated: not frozen, not empty.
-    pub fn is_live(&self, tensor: usize) -> bool {
+    pub(crate) fn is_live(&self, tensor: usize) -> bool {
         !self.group_of(tensor).frozen && self.tensors[tensor].elements > 0
     }
 
     /// The tensors that have state: all but the frozen ones.
-    pub fn kept_tensors(&self) -> impl Iterator<Item = usize> {
+    pub(crate) fn kept_tensors(&self) -> impl Iterator<Item = usize> {
         (0..self.tensors.len()).filter(|t| !self.group_of(*t).frozen)
     }
 
@@ -291,10 +291,10 @@ fn planned_group(
     variants: &mut Vec<Variant>,
 ) -> Result<PlannedGroup> {
     // A rule from outside may ask for more than a table row or the binding holds.
-    if rule.scalar_names().len() > SCALARS || rule.slots().len() > MAX_SLOTS {
+    if rule.scalar_names().len() > MAX_SCALARS || rule.slots().len() > MAX_SLOTS {
         return Err(Error::Shader {
             rule: rule.name().to_owned(),
-            reason: format!("a rule has at most {SCALARS} scalars and {MAX_SLOTS} slots"),
+            reason: format!("a rule has at most {MAX_SCALARS} scalars and {MAX_SLOTS} slots"),
         });
     }
     let mut code = |factored| {

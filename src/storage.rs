@@ -6,7 +6,7 @@ mod noise;
 mod q8;
 
 pub use bits::{bf16_bits, bf16_value, f16_bits, f16_value, stochastic_bf16_bits};
-pub use noise::{Noise, key_of, pcg4d};
+pub use noise::{Noise, noise_key, pcg4d};
 pub use q8::{Q8_BLOCK, Q8_MIN_ELEMENTS, code_table, q8_codes, q8_values};
 
 use crate::options::{OptionError, OptionField, OptionValue, Options};
@@ -37,6 +37,7 @@ pub enum StateFormat {
 
 /// Where the digits of 16-bit parameters stay that they cannot hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Master {
     /// In a slot of state: the step updates it and writes the rounded copy.
     F32,
@@ -46,6 +47,7 @@ pub enum Master {
 
 /// How parameters are rounded to their format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
 pub enum Rounding {
     /// To nearest, ties to even.
     #[default]
@@ -159,7 +161,7 @@ impl StateFormat {
     }
 
     /// Scales that a block of so many elements has.
-    pub fn scales(self, elements: u32) -> u32 {
+    pub(crate) fn scales(self, elements: u32) -> u32 {
         match self {
             Self::F32 | Self::Bf16 => 0,
             Self::Q8 => elements.div_ceil(Q8_BLOCK),

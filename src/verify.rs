@@ -13,9 +13,9 @@ use crate::storage::Storage;
 use crate::{Element, Error, Group, OptimizerConfig, OptimizerState, Result, TensorSpec};
 
 /// What f32 may be off the oracle, by ‖out − ref‖ / ‖ref − start‖.
-pub const LIMIT: f64 = 1e-5;
+pub const F32_LIMIT: f64 = 1e-5;
 
-/// How much further than the CPU's own f32 run the GPU may be off where that run passes [`LIMIT`]:
+/// How much further than the CPU's own f32 run the GPU may be off where that run passes [`F32_LIMIT`]:
 /// both round p at every step, and draw those roundings independently.
 const SAME_NOISE: f64 = 2.0;
 
@@ -59,7 +59,12 @@ pub fn compare(gpu: &Gpu, config: &OptimizerConfig, steps: usize) -> Result<Vec<
 ///
 /// # Errors
 /// As [`compare`].
-pub fn compare_special(gpu: &Gpu, config: &OptimizerConfig, steps: usize, magnitude: f32) -> Result<Vec<Finding>> {
+pub fn compare_special_values(
+    gpu: &Gpu,
+    config: &OptimizerConfig,
+    steps: usize,
+    magnitude: f32,
+) -> Result<Vec<Finding>> {
     let special = |numbers: &mut Numbers, element: usize| {
         let value = magnitude * numbers.next();
         match element % 16 {
@@ -111,7 +116,7 @@ fn compare_with(
             what: exact.what.clone(),
             tensor: specs[exact.tensor].name.clone(),
             error: update_error(&found.values, &exact.values, &start),
-            allowed: LIMIT.max(SAME_NOISE * floor),
+            allowed: F32_LIMIT.max(SAME_NOISE * floor),
         });
     }
     Ok(findings)
@@ -123,7 +128,7 @@ fn compare_with(
 ///
 /// # Errors
 /// The configuration cannot be used, or the device fails.
-pub fn guards(gpu: &Gpu, config: &OptimizerConfig, steps: usize) -> Result<Option<String>> {
+pub fn check_guard_words(gpu: &Gpu, config: &OptimizerConfig, steps: usize) -> Result<Option<String>> {
     /// A NaN whose payload tells its place: whatever is computed with it shows.
     fn guard(word: u64) -> u32 {
         0x7fa0_0000 | (word as u32 & 0xf_ffff)
@@ -187,7 +192,7 @@ pub fn guards(gpu: &Gpu, config: &OptimizerConfig, steps: usize) -> Result<Optio
     let found = optimizer.params_blocking()?;
     // The guards, read as the parameters of an optimizer that never steps.
     let around = Tensor::new("guards", [words.len() as u64], whole);
-    let frozen = OptimizerConfig::of(config.rule.boxed()).group(Group::matching("*").frozen());
+    let frozen = OptimizerConfig::from_boxed(config.rule.boxed()).group(Group::matching("*").frozen());
     let around = Optimizer::new(gpu, &frozen, [around])?.params_blocking()?.swap_remove(0);
     let within = |word: u64| places.iter().any(|(start, len)| (*start..start + len).contains(&word));
     let broken = (0u64..).zip(&around).filter(|(word, x)| !within(*word) && x.to_bits() != guard(*word)).count();
@@ -205,8 +210,8 @@ pub fn guards(gpu: &Gpu, config: &OptimizerConfig, steps: usize) -> Result<Optio
 ///
 /// # Errors
 /// [`Error::Shader`] with the compiler's words, or [`Error::Twin`] with the rule's line and the figures.
-pub fn rule(gpu: &Gpu, rule: &dyn Rule) -> Result<()> {
-    let findings = compare(gpu, &OptimizerConfig::of(rule.boxed()), 5)?;
+pub fn check_rule(gpu: &Gpu, rule: &dyn Rule) -> Result<()> {
+    let findings = compare(gpu, &OptimizerConfig::from_boxed(rule.boxed()), 5)?;
     let Some(miss) = findings.iter().find(|f| !f.passed()) else { return Ok(()) };
     let (number, line) = rule
         .wgsl()

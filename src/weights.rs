@@ -38,7 +38,7 @@ impl WeightsConfig {
     }
 
     /// The factor of a tensor with that norm and largest magnitude.
-    pub fn factor(&self, norm: f64, largest: f64) -> f64 {
+    pub(crate) fn factor(&self, norm: f64, largest: f64) -> f64 {
         let keep = |size: f64, limit: f64| if size <= limit { 1.0 } else { limit / size };
         match (self.max_abs, self.max_norm) {
             (Some(limit), _) => keep(largest, limit),

@@ -272,7 +272,7 @@ fn a_fixed_loss_scale_is_the_configurations() {
 fn every_pass_stays_between_the_guard_words() {
     for rule in rules::all() {
         let weights = WeightsConfig { clip_value: Some(0.5), max_norm: Some(0.1), ..WeightsConfig::default() };
-        let mut config = OptimizerConfig::of(rule).weights(weights).ema(EmaConfig::default());
+        let mut config = OptimizerConfig::from_boxed(rule).weights(weights).ema(EmaConfig::default());
         config.gradient.accumulate = 2;
         config.gradient.clip_tensor_norm = Some(1.0);
         for place in [Place::TwoBuffers, Place::OneBuffer] {

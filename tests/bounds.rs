@@ -10,9 +10,10 @@ use support::model::{Packed, read_slice};
 use support::oracle::Oracle;
 use support::{Numbers, gpu, submit};
 use wgpu_optim::rules::AdamW;
+use wgpu_optim::twin::{Block, CpuKernel, Measure};
 use wgpu_optim::{
-    Block, CpuKernel, Decay, Gpu, Measure, Optimizer, OptimizerConfig, OptimizerState, OptionError, OptionValue,
-    Options, Rule, Scalars, Slot, Tensor, TensorSpec, rules,
+    Decay, Gpu, Optimizer, OptimizerConfig, OptimizerState, OptionError, OptionValue, Options, Rule, Scalars, Slot,
+    Tensor, TensorSpec, rules,
 };
 
 /// Words past a multiple of 256 bytes at which tensors start.
@@ -113,7 +114,7 @@ fn kernels_stay_within_their_tensors_at_every_alignment_and_length() {
 fn so_does_every_rule() {
     for rule in rules::all() {
         for gradient in ["skip", "propagate"] {
-            let mut config = OptimizerConfig::of(rule.clone());
+            let mut config = OptimizerConfig::from_boxed(rule.clone());
             config.gradient.set_option("on_nonfinite", &OptionValue::from(gradient)).unwrap();
             for clear in [false, true] {
                 let run = run(&config, &short_lengths(), 1, clear);

@@ -114,11 +114,11 @@ fn every_rule_with_every_option_resumes_to_the_same_bits() {
     let mut count = 0;
     for rule in rules::all() {
         for (variation, place) in variations(rule.as_ref()).into_iter().zip(PLACES.into_iter().cycle()) {
-            resumes(&OptimizerConfig::of(variation.rule.clone()), place, &variation.label);
+            resumes(&OptimizerConfig::from_boxed(variation.rule.clone()), place, &variation.label);
             count += 1;
         }
         count += 1;
-        resumes(&full(OptimizerConfig::of(rule.boxed())), Place::Arena, &format!("{} in full", rule.name()));
+        resumes(&full(OptimizerConfig::from_boxed(rule.boxed())), Place::Arena, &format!("{} in full", rule.name()));
     }
     println!("reliability: configurations (rule x option) that resumed to the same bits on the GPU: {count}");
 }
@@ -135,7 +135,7 @@ fn every_rule_in_every_storage_resumes_to_the_same_bits() {
             (Format::F32, StateFormat::Q8, Rounding::Nearest),
         ] {
             let storage = StorageConfig { params, state, rounding, ..StorageConfig::default() };
-            let config = OptimizerConfig::of(rule.boxed()).storage(storage.clone());
+            let config = OptimizerConfig::from_boxed(rule.boxed()).storage(storage.clone());
             resumes(&config, Place::Arena, &format!("{} {storage:?}", rule.name()));
             count += 1;
         }
@@ -148,12 +148,12 @@ fn the_cpu_resumes_to_the_same_bits() {
     println!("reliability: rules that resumed to the same bits on the CPU: {}", rules::all().len());
     let wrap = |g: Vec<Vec<f32>>| g.into_iter().map(Some).collect::<Vec<_>>();
     for rule in rules::all() {
-        let config = full(OptimizerConfig::of(rule));
+        let config = full(OptimizerConfig::from_boxed(rule));
         let mut straight = Run::<f32>::new(&config, &specs(), &values(1));
         for step in 0..5 {
             straight.step(&wrap(gradients(step)));
         }
-        let checkpoint = Checkpoint::of(straight.optimizer.state())
+        let checkpoint = Checkpoint::new(straight.optimizer.state())
             .with_params(straight.optimizer.plan(), straight.params.clone())
             .with_extra("seed", "7");
         let bytes = checkpoint.to_safetensors().unwrap();
@@ -274,11 +274,11 @@ fn a_checkpoint_without_parameters_is_one() {
 #[test]
 fn the_memory_of_a_checkpoint_is_told_before() {
     let run = model(&adamw(), 1, Place::Arena);
-    let before = run.gpu.created();
+    let before = run.gpu.objects_created();
     // 4,164 elements of parameters in four tensors, two slots of each in whole vectors, and the counts.
     let parts = [4 * 4164, 2 * 4 * (4 + 4160 + 4), 64 + 4 * 4, 4];
     assert_eq!(run.optimizer.checkpoint_bytes(), parts.iter().sum::<u64>());
-    assert_eq!(run.gpu.created(), before);
+    assert_eq!(run.gpu.objects_created(), before);
 }
 
 #[test]
@@ -291,7 +291,7 @@ fn an_encoder_that_never_runs_gives_an_error_not_a_hang() {
     let error = pending.wait().unwrap_err();
     assert!(error.to_string().contains("dropped"), "{error}");
 
-    gpu.set_patience(Duration::from_millis(50));
+    gpu.set_timeout(Duration::from_millis(50));
     let mut kept = encoder(&gpu);
     let mut pending = run.optimizer.record_checkpoint(&mut kept).unwrap();
     assert_eq!(pending.try_take().unwrap(), None);
@@ -385,7 +385,7 @@ fn a_missing_file_is_named() {
 
 #[test]
 fn a_checkpoint_during_an_evaluation_holds_the_weights_to_train_with() {
-    let config = OptimizerConfig::of(rules::by_name("schedule_free_adamw").unwrap());
+    let config = OptimizerConfig::from_boxed(rules::by_name("schedule_free_adamw").unwrap());
     let mut run = model(&config, 1, Place::Arena);
     (0..3).for_each(|step| run.step(&gradients(step)));
     let training = run.optimizer.checkpoint_blocking().unwrap();

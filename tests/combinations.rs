@@ -12,7 +12,7 @@ use wgpu_optim::{
 /// Groups that override what every rule has, and one that is left alone.
 fn grouped(rule: &dyn Rule) -> OptimizerConfig {
     let lr = if rule.lr() < 1e-2 { 10.0 * rule.lr() } else { rule.lr() };
-    let mut config = OptimizerConfig::of(rule.boxed())
+    let mut config = OptimizerConfig::from_boxed(rule.boxed())
         .group(Group::matching("tensor2").set("lr", 2.0 * lr))
         .group(Group::matching("tensor1").frozen());
     // Large enough that updates show beside the parameters.

@@ -5,7 +5,7 @@ mod support;
 
 use support::model::{buffer, read_words};
 use support::{gpu, submit};
-use wgpu_optim::storage::{Noise, bf16_bits, f16_bits, key_of, stochastic_bf16_bits};
+use wgpu_optim::storage::{Noise, bf16_bits, f16_bits, noise_key, stochastic_bf16_bits};
 use wgpu_optim::wgpu::{self, BufferUsages, util::DeviceExt};
 use wgpu_optim::{Format, Gpu};
 
@@ -126,7 +126,7 @@ fn every_rounding_is_the_hosts() {
 fn chance_is_the_hosts() {
     let gpu = gpu();
     let words = telling();
-    let noise = Noise { key: key_of(42, "layer.weight"), steps: 1234 };
+    let noise = Noise { key: noise_key(42, "layer.weight"), steps: 1234 };
     for stream in [Noise::PARAMS, Noise::SLOTS, Noise::SLOTS + 1] {
         let (pair, shift) = (stream / 2, 16 * (stream % 2));
         let convert = format!(

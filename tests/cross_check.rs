@@ -77,7 +77,7 @@ fn check(rule: &dyn Rule, place: &[Place]) {
     let case = case();
     let mut misses = Vec::new();
     for variation in variations(rule) {
-        let config = OptimizerConfig::of(variation.rule);
+        let config = OptimizerConfig::from_boxed(variation.rule);
         let [first, last] = oracles(&case, &config);
         for place in place {
             let mut model = Model::new(&gpu, &config, &case.specs, &case.params, *place);

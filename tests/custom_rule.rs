@@ -87,13 +87,13 @@ fn broken(wgsl: impl Into<Cow<'static, str>>, factor: f64) -> Broken {
 #[test]
 fn a_sound_copy_passes() {
     let text = Signum::default().wgsl().to_owned();
-    verify::rule(&support::gpu(), &broken(text, 1.0)).unwrap();
+    verify::check_rule(&support::gpu(), &broken(text, 1.0)).unwrap();
 }
 
 #[test]
 fn a_twin_that_disagrees_is_told_with_the_rules_line() {
     let text = Signum::default().wgsl().to_owned();
-    let error = verify::rule(&support::gpu(), &broken(text, 1.001)).unwrap_err();
+    let error = verify::check_rule(&support::gpu(), &broken(text, 1.001)).unwrap_err();
     let Error::Twin { rule, reason } = error else { panic!("{error}") };
     assert_eq!(rule, "broken");
     assert!(reason.contains("line 7 of its WGSL: fn direction("), "{reason}");
@@ -102,7 +102,7 @@ fn a_twin_that_disagrees_is_told_with_the_rules_line() {
 #[test]
 fn text_that_does_not_compile_is_quoted_by_its_own_line() {
     let text = Signum::default().wgsl().replace("return sign", "return sgn");
-    let error = verify::rule(&support::gpu(), &broken(text, 1.0)).unwrap_err();
+    let error = verify::check_rule(&support::gpu(), &broken(text, 1.0)).unwrap_err();
     let Error::Shader { rule, reason } = error else { panic!("{error}") };
     assert_eq!(rule, "broken");
     assert!(reason.contains("wgsl:9:") && reason.contains("sgn"), "{reason}");

@@ -9,10 +9,11 @@ use support::model::{Model, Place, buffer};
 use support::oracle::Run;
 use support::{encoder, gpu, submit};
 use wgpu_optim::rules::{AdamW, Sgd};
+use wgpu_optim::twin::{Block, CpuKernel, Measure};
 use wgpu_optim::wgpu::{self, BufferUsages};
 use wgpu_optim::{
-    Arena, Block, CpuKernel, Decay, Error, Gpu, Group, Measure, Optimizer, OptimizerConfig, OptionError, OptionValue,
-    Options, Rule, Scalars, Slice, Slot, Tensor, TensorSpec, rules,
+    Arena, Decay, Error, Gpu, Group, Optimizer, OptimizerConfig, OptionError, OptionValue, Options, Rule, Scalars,
+    Slice, Slot, Tensor, TensorSpec, rules,
 };
 
 /// A caller's own device whose uncaptured errors are collected.
@@ -237,7 +238,7 @@ fn impossible_hyperparameters_are_refused_by_key() {
                 matches!(value, OptionValue::Numbers(list) if key == "eps" && (0.0..1e-3).contains(&list[1]))
             };
             for value in bad.into_iter().flat_map(lists).filter(|value| !fine(value)) {
-                let mut config = OptimizerConfig::of(rule.clone());
+                let mut config = OptimizerConfig::from_boxed(rule.clone());
                 // A whole number takes none of these in the first place.
                 if let Err(error) = config.rule.set_option(key, &value) {
                     assert_eq!(error.key, key);

@@ -16,7 +16,7 @@ use wgpu_optim::{
     Arena, Checkpoint, EmaConfig, Error, Gpu, HealthConfig, Optimizer, OptimizerConfig, Slice, TensorSpec, rules,
 };
 
-/// No call may take longer than this past its patience.
+/// No call may take longer than this past its timeout.
 const SOON: Duration = Duration::from_secs(5);
 
 fn specs() -> Vec<TensorSpec> {
@@ -65,9 +65,9 @@ impl Watched {
 /// each time, never another one. How many there were.
 fn starve<T>(gpu: &Gpu, mut call: impl FnMut() -> wgpu_optim::Result<T>) -> u64 {
     for after in 0.. {
-        gpu.inject(Fault::OutOfMemory { after });
+        gpu.inject_fault(Fault::OutOfMemory { after });
         let outcome = call();
-        gpu.heal();
+        gpu.clear_faults();
         match outcome {
             Ok(_) => return after,
             Err(Error::OutOfMemory { what }) => assert!(what.contains("bytes"), "{what}"),
@@ -117,9 +117,9 @@ fn a_starved_call_changes_nothing() {
     other.state.steps_taken = 100;
     other.params.as_mut().unwrap()[0].values[0] = 9.0;
     let fail = |run: &mut Model, after| {
-        gpu.inject(Fault::OutOfMemory { after });
+        gpu.inject_fault(Fault::OutOfMemory { after });
         let outcome = run.optimizer.load_checkpoint(&other);
-        gpu.heal();
+        gpu.clear_faults();
         outcome
     };
     let mut after = 0;
@@ -153,8 +153,8 @@ fn readbacks_that_never_arrive_time_out() {
     let gpu = &watched.gpu;
     let mut run = watched.model();
     run.step(&values(50));
-    gpu.set_patience(Duration::from_millis(100));
-    gpu.inject(Fault::StalledReadbacks);
+    gpu.set_timeout(Duration::from_millis(100));
+    gpu.inject_fault(Fault::StalledReadbacks);
     let timed_out = |what: &str, outcome: wgpu_optim::Result<()>, since: Instant| {
         assert!(matches!(outcome, Err(Error::Timeout { .. })), "{what}: {outcome:?}");
         assert!(since.elapsed() < SOON, "{what} took {:?}", since.elapsed());
@@ -184,7 +184,7 @@ fn readbacks_that_never_arrive_time_out() {
     drop(recorded);
     assert_eq!(run.optimizer.report().unwrap(), None);
 
-    gpu.heal();
+    gpu.clear_faults();
     run.step(&values(51));
     let mut straight = watched.model();
     straight.step(&values(50));
@@ -312,7 +312,7 @@ fn a_step_finds_out_by_itself_that_the_callers_device_is_lost() {
 fn an_optimizer_dropped_with_readbacks_under_way_leaves_the_device_as_it_was() {
     let watched = Watched::own();
     for rule in rules::all() {
-        let config = OptimizerConfig::of(rule);
+        let config = OptimizerConfig::from_boxed(rule);
         let mut run = Model::new(&watched.gpu, &config, &specs(), &values(1), Place::Arena);
         run.write_gradients(&values(50));
         run.submit();

@@ -170,17 +170,9 @@ fn a_perturbed_gradient_norm_or_coefficient_is_found() {
     let g = gradient(|g| g.clip_global_norm = Some(1.0));
     let gradients = around(1.0, 2);
     let (want, norm, factor) = model_of(&gradients, &g);
-    let report = Report {
-        steps_taken: 1,
-        steps_skipped: 0,
-        skipped: false,
-        nonfinite: 0,
-        lr: 0.0,
-        global_norm: Some(norm),
-        clip_coefficient: factor,
-        loss_scale: 1.0,
-        accumulated: 0,
-    };
+    let wide: Vec<_> = gradients.iter().map(|t| Some(wide(t))).collect();
+    let mut report = Run::<f64>::new(&bare(&g), &specs(), &parameters()).step(&wide);
+    (report.global_norm, report.clip_coefficient) = (Some(norm), factor);
     let found = |change: &dyn Fn(&mut Vec<Vec<f64>>, &mut Report)| {
         let (mut buffers, mut report) = (want.clone(), report);
         change(&mut buffers, &mut report);

@@ -120,7 +120,7 @@ fn webgpus_defaults_and_no_feature_suffice() {
     let gpu = limited(|_| {});
     let specs = [TensorSpec::new("w", [4099]), TensorSpec::new("b", [3])];
     for rule in wgpu_optim::rules::all() {
-        let config = OptimizerConfig::of(rule).clip_global_norm(1.0);
+        let config = OptimizerConfig::from_boxed(rule).clip_global_norm(1.0);
         for place in PLACES {
             let mut model = Model::new(&gpu, &config, &specs, &draw(&specs, 1), place);
             model.optimizer.set_zero_gradients(true).unwrap();

@@ -170,16 +170,20 @@ fn the_memory_told_is_the_memory_asked_for() {
         .collect();
     for rule in wgpu_optim::rules::all() {
         let name = rule.name();
-        let config = OptimizerConfig::of(rule);
+        let config = OptimizerConfig::from_boxed(rule);
         let told = Optimizer::state_bytes(&config, &specs, gpu.limits()).unwrap();
         // Other tests of this file create nothing on the device.
-        let before = gpu.created().bytes;
+        let before = gpu.objects_created().bytes;
         let arena = Arena::new(&gpu, specs.clone()).unwrap();
-        assert_eq!(gpu.created().bytes - before, Arena::bytes(&config, &specs, gpu.limits()).unwrap(), "{name}");
-        let before = gpu.created().bytes;
+        assert_eq!(
+            gpu.objects_created().bytes - before,
+            Arena::bytes(&config, &specs, gpu.limits()).unwrap(),
+            "{name}"
+        );
+        let before = gpu.objects_created().bytes;
         let optimizer = Optimizer::new(&gpu, &config, arena.tensors().to_vec()).unwrap();
         assert_eq!(optimizer.layout().state_bytes(), told, "{name}");
-        let tables = gpu.created().bytes - before - told;
+        let tables = gpu.objects_created().bytes - before - told;
         assert!(tables < 400_000, "{name}: {tables} bytes of tables");
     }
 }

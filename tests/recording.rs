@@ -94,12 +94,12 @@ fn the_second_step_creates_no_object() {
             let gpu = Gpu::headless().unwrap();
             let mut model = model(&gpu, &config, place);
             model.step(&gradients(0));
-            let created = gpu.created();
+            let created = gpu.objects_created();
             assert!(created.pipelines > 0 && created.bind_groups > 0 && created.buffers > 0, "{created:?}");
             for step in 1..20 {
                 model.step(&gradients(step));
                 model.optimizer.report().unwrap();
-                assert_eq!(gpu.created(), created, "{place:?} step {step}");
+                assert_eq!(gpu.objects_created(), created, "{place:?} step {step}");
             }
         }
     }
@@ -117,9 +117,9 @@ fn rebinding_gradients_among_buffers_seen_before_creates_no_object() {
         model.submit();
         oracle.step_all(&gradients(step % 3));
         match created {
-            None if step == 2 => created = Some(gpu.created()),
+            None if step == 2 => created = Some(gpu.objects_created()),
             None => {}
-            Some(created) => assert_eq!(gpu.created(), created, "step {step}"),
+            Some(created) => assert_eq!(gpu.objects_created(), created, "step {step}"),
         }
     }
     oracle.check(&model.optimizer, "thirty steps over three buffers");

@@ -192,7 +192,7 @@ fn adamw() -> OptimizerConfig {
 fn every_rule_keeps_its_state_through_every_change() {
     for (rule, place) in rules::all().into_iter().zip(PLACES.into_iter().cycle()) {
         let name = rule.name();
-        let config = OptimizerConfig::of(rule).ema(EmaConfig { decay: 0.9, warmup: true, interval: 1 });
+        let config = OptimizerConfig::from_boxed(rule).ema(EmaConfig { decay: 0.9, warmup: true, interval: 1 });
         let mut both = Both::new(&config, &specs(), place);
         both.steps(3);
         let before = ["a", "points", "b"].map(|t| both.bits(t));
@@ -247,7 +247,7 @@ fn gathered_rows_keep_their_bits() {
 
 #[test]
 fn slots_of_new_rows_start_as_their_rule_says() {
-    let config = OptimizerConfig::of(rules::by_name("adagrad").unwrap());
+    let config = OptimizerConfig::from_boxed(rules::by_name("adagrad").unwrap());
     let mut config = config;
     config.rule.set_option("initial_accumulator_value", &0.5.into()).unwrap();
     let mut both = Both::new(&config, &specs(), Place::Separate);
@@ -399,9 +399,9 @@ fn what_cannot_be_is_refused_and_changes_nothing() {
     let before = run.bits();
     for after in 0.. {
         let late = tensor("late", &[1]);
-        gpu.inject(Fault::OutOfMemory { after });
+        gpu.inject_fault(Fault::OutOfMemory { after });
         let outcome = run.optimizer.add_tensors([late]);
-        run.gpu.heal();
+        run.gpu.clear_faults();
         if outcome.is_ok() {
             assert!(after > 20, "{after} allocations");
             break;

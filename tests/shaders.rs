@@ -134,7 +134,7 @@ fn kernels() -> Vec<(String, Kernel)> {
                     let cases =
                         storages.into_iter().flat_map(|storage| BOTH.map(|cautious| (storage.clone(), cautious)));
                     for (storage, cautious) in cases {
-                        let mut config = OptimizerConfig::of(variation.rule.boxed());
+                        let mut config = OptimizerConfig::from_boxed(variation.rule.boxed());
                         config.gradient = gradient.clone();
                         config.weights = weights.clone();
                         config.ema = ema.clone();

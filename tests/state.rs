@@ -51,7 +51,7 @@ fn through_a_file(model: &Model) -> OptimizerState {
 fn every_rule_goes_on_from_a_file_to_the_same_bits() {
     for rule in rules::all() {
         for (variation, place) in variations(rule.as_ref()).into_iter().zip(PLACES.into_iter().cycle()) {
-            let config = OptimizerConfig::of(variation.rule);
+            let config = OptimizerConfig::from_boxed(variation.rule);
             let mut straight = model(&config, &values(1), place);
             (0..4).for_each(|step| straight.step(&gradients(step)));
 
@@ -108,7 +108,7 @@ fn convert<A, B>(state: &OptimizerState<A>, f: impl Fn(&A) -> B) -> OptimizerSta
 #[test]
 fn state_moves_between_the_backends() {
     for rule in rules::all() {
-        let config = OptimizerConfig::of(rule);
+        let config = OptimizerConfig::from_boxed(rule);
         let wrap = |g: Vec<Vec<f32>>| g.into_iter().map(Some).collect::<Vec<_>>();
         // CPU to GPU: the oracle's state, rounded.
         let mut oracle = Oracle::new(&config, &specs(), &values(1));

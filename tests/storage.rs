@@ -132,7 +132,7 @@ fn every_rule_in_every_storage_agrees_with_the_oracle() {
         // All of them for one; the others meet every format.
         let count = if rule.name() == "adamw" { 9 } else { 4 };
         for storage in storages().into_iter().take(count).skip(1) {
-            let config = OptimizerConfig::of(rule.boxed()).storage(storage.clone());
+            let config = OptimizerConfig::from_boxed(rule.boxed()).storage(storage.clone());
             check(&config, &specs(), Place::Arena, &format!("{} {storage:?}", rule.name()), &mut misses);
         }
     }

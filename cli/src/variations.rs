@@ -32,7 +32,7 @@ pub fn of_rule(rule: &dyn Rule) -> Vec<Variation> {
         }
         seen.push(changed.options());
         let label: Vec<_> = changes.iter().map(|(key, value)| format!("{key}={value}")).collect();
-        Some(Variation { label: label.join(" "), config: OptimizerConfig::of(changed) })
+        Some(Variation { label: label.join(" "), config: OptimizerConfig::from_boxed(changed) })
     };
     sets.into_iter().filter_map(variation).collect()
 }
@@ -195,7 +195,8 @@ mod tests {
 
     #[test]
     fn the_engine_adds_what_the_rule_allows() {
-        let plain = |rule: &dyn Rule| Variation { label: String::new(), config: OptimizerConfig::of(rule.boxed()) };
+        let plain =
+            |rule: &dyn Rule| Variation { label: String::new(), config: OptimizerConfig::from_boxed(rule.boxed()) };
         let adamw = plain(&AdamW::default());
         assert_eq!(around(&adamw).len(), ENGINE.len());
         assert!(TOGETHER.iter().all(|key| all_around(&adamw).label.contains(key)));

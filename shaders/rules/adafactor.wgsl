@@ -23,13 +23,13 @@ fn direction(p: vec4<f32>, g: vec4<f32>, s: ptr<function, State>, h: Hyper) -> v
 // max(eps2, RMS(p)) * min(lr, 1 / root_step) / lr / max(1, RMS(u) / d)
 fn ratio(norms: Norms, h: Hyper) -> f32 {
     let root = sqrt(norms.elements);
-    let size = max(norms.p / root, h.eps2);
+    let size = max(norms.params / root, h.eps2);
     let inverse = norms.lr * h.root_step;
     var share = 1.0;
     if inverse > 1.0 {
         share = 1.0 / inverse;
     }
-    return size * share / max(norms.u / root / h.d, 1.0);
+    return size * share / max(norms.update / root / h.d, 1.0);
 }
 
 fn finish(step: vec4<f32>, s: ptr<function, State>, h: Hyper) -> vec4<f32> {

@@ -24,10 +24,10 @@ fn direction(p: vec4<f32>, g: vec4<f32>, s: ptr<function, State>, h: Hyper) -> v
 }
 
 fn ratio(norms: Norms, h: Hyper) -> f32 {
-    if norms.p == 0.0 || norms.u == 0.0 {
+    if norms.params == 0.0 || norms.update == 0.0 {
         return 1.0;
     }
-    return norms.p / norms.u;
+    return norms.params / norms.update;
 }
 
 fn finish(step: vec4<f32>, s: ptr<function, State>, h: Hyper) -> vec4<f32> {

@@ -2,8 +2,8 @@
 
 struct Norms {
     // Of the tensor's parameters and of its update.
-    p: f32,
-    u: f32,
+    params: f32,
+    update: f32,
     // How many the tensor has.
     elements: f32,
     // Of the step, which multiplies the ratio.

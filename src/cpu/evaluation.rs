@@ -6,7 +6,7 @@ use super::CpuOptimizer;
 use super::stored::Stored;
 use super::tasks::{refresh, round};
 use crate::step::{EMA, MASTER};
-use crate::twin::{Around, Block, ByLine, Element};
+use crate::twin::{Block, ByLine, Element, UpdateSettings};
 use crate::{Error, Result};
 
 impl<F: Element> CpuOptimizer<F> {
@@ -69,7 +69,7 @@ impl<F: Element> CpuOptimizer<F> {
                     slots: slots.iter_mut().map(Vec::as_mut_slice).collect(),
                     active: &variant.active,
                     scalars: &rule.scalars(values.steps),
-                    around: Around::default(),
+                    settings: UpdateSettings::default(),
                     by_line: ByLine::default(),
                 };
                 F::evaluate(rule, block);

@@ -6,7 +6,7 @@ use crate::Result;
 use crate::gradient::OnNonfinite;
 use crate::health::{Health, HealthConfig, Seen};
 use crate::step::Plan;
-use crate::twin::{Around, Element, condition};
+use crate::twin::{Element, UpdateSettings, condition};
 
 /// Elements that are added up in one go.
 const SUM: usize = 1 << 12;
@@ -61,16 +61,16 @@ impl Monitor {
 
 impl<F: Element> Look<F> {
     pub fn at_gradients(dense: &[Dense<'_, F>], plan: &Plan, unscale: f64) -> Self {
-        let around = Around {
+        let settings = UpdateSettings {
             unscale,
             clip_value: plan.gradient.clip_value,
             zero_nonfinite: plan.gradient.on_nonfinite == OnNonfinite::Zero,
-            ..Around::default()
+            ..UpdateSettings::default()
         };
         let seen = dense
             .iter()
             .map(|d| {
-                let parts = map(d.whole_gradient().chunks(SUM).collect(), |chunk| gradient_sums(chunk, &around));
+                let parts = map(d.whole_gradient().chunks(SUM).collect(), |chunk| gradient_sums(chunk, &settings));
                 let mut seen = Seen { elements: plan.tensors[d.tensor].elements, ..Seen::default() };
                 for part in parts {
                     seen.gradient_norm += part.gradient_norm;
@@ -94,11 +94,11 @@ impl<F: Element> Look<F> {
 }
 
 /// Of a stretch; the norm still squared.
-fn gradient_sums<F: Element>(gradient: &[F], around: &Around) -> Seen {
+fn gradient_sums<F: Element>(gradient: &[F], settings: &UpdateSettings) -> Seen {
     let mut seen = Seen::default();
     for &raw in gradient {
         if raw.is_finite() {
-            let g = condition(raw, around).f64();
+            let g = condition(raw, settings).f64();
             seen.gradient_norm += g * g;
             seen.gradient_max = seen.gradient_max.max(g.abs());
             seen.zeros += u64::from(raw == F::zero());

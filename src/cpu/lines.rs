@@ -19,7 +19,7 @@ fn sums(lines: Lines, f: impl Fn(usize) -> f64 + Send + Sync) -> Vec<f64> {
 impl<F: Element> TensorStep<F> {
     /// The square of an element's gradient as the rule sees it, decay apart.
     fn square(&self, gradient: &[F], element: usize) -> f64 {
-        let g = condition(gradient[element], &self.around).f64() * self.around.coefficient;
+        let g = condition(gradient[element], &self.settings).f64() * self.settings.coefficient;
         let factor = self.units.as_ref().map_or(1.0, |(lines, factors)| factors[element % lines.count as usize].f64());
         (g * factor) * (g * factor)
     }

@@ -15,7 +15,7 @@ use crate::maths;
 use crate::rates::Rates;
 use crate::step::{Plan, Stepping};
 use crate::storage::{Format, Noise};
-use crate::twin::{Around, Element, Measure, condition};
+use crate::twin::{Element, Measure, UpdateSettings, condition};
 
 /// Elements that are added up in one go.
 const SUM: usize = 1 << 12;
@@ -45,7 +45,7 @@ pub struct Scales {
 /// What each tensor's update needs to know.
 pub struct TensorStep<F> {
     pub scalars: Scalars,
-    pub around: Around,
+    pub settings: UpdateSettings,
     /// Random bits of what is rounded by chance.
     pub noise: Noise,
     /// The factor of each unit's gradient.
@@ -62,8 +62,8 @@ pub fn map<T: Send, R: Send>(items: Vec<T>, f: impl Fn(T) -> R + Send + Sync) ->
 }
 
 /// What holds for every tensor of a step.
-fn around(plan: &Plan) -> Around {
-    Around {
+fn settings(plan: &Plan) -> UpdateSettings {
+    UpdateSettings {
         lr: 0.0,
         coupled: 0.0,
         lr_decoupled: 0.0,
@@ -82,11 +82,11 @@ fn around(plan: &Plan) -> Around {
 }
 
 /// Squares, largest magnitude and non-finite elements of a stretch.
-fn sum<F: Element>(values: &[F], tests: bool, around: &Around) -> ([f64; 2], u64) {
+fn sum<F: Element>(values: &[F], tests: bool, settings: &UpdateSettings) -> ([f64; 2], u64) {
     let (mut squares, mut largest, mut nonfinite) = (0.0, 0.0, 0);
     for &x in values {
         if x.is_finite() || !tests {
-            let x = condition(x, around).f64();
+            let x = condition(x, settings).f64();
             squares += x * x;
             largest = f64::max(largest, x.abs());
         } else {
@@ -97,10 +97,10 @@ fn sum<F: Element>(values: &[F], tests: bool, around: &Around) -> ([f64; 2], u64
 }
 
 /// Sums of each tensor's stretch: squares and largest magnitude, and all non-finite elements.
-fn sums<F: Element>(tensors: &[&[F]], tests: bool, around: &Around) -> (Vec<[f64; 2]>, u64) {
+fn sums<F: Element>(tensors: &[&[F]], tests: bool, settings: &UpdateSettings) -> (Vec<[f64; 2]>, u64) {
     let chunks: Vec<_> =
         tensors.iter().enumerate().flat_map(|(t, values)| values.chunks(SUM).map(move |c| (t, c))).collect();
-    let parts = map(chunks, |(t, chunk)| (t, sum(chunk, tests, around)));
+    let parts = map(chunks, |(t, chunk)| (t, sum(chunk, tests, settings)));
     let mut totals = vec![[0.0; 2]; tensors.len()];
     let mut nonfinite = 0;
     for (t, ([squares, largest], bad)) in parts {
@@ -137,7 +137,7 @@ pub fn clear_accumulated<F: Element>(dense: &mut [Dense<'_, F>]) {
 pub fn scan<F: Element>(dense: &[Dense<'_, F>], plan: &Plan, unscale: f64) -> Scan {
     let gradients: Vec<&[F]> = dense.iter().map(Dense::whole_gradient).collect();
     let tests = plan.gradient.on_nonfinite != OnNonfinite::Propagate;
-    let (totals, nonfinite) = sums(&gradients, tests, &Around { unscale, ..around(plan) });
+    let (totals, nonfinite) = sums(&gradients, tests, &UpdateSettings { unscale, ..settings(plan) });
     let squares = totals.iter().map(|[squares, _]| squares).sum();
     Scan { squares, nonfinite, tensors: totals.into_iter().map(|[s, largest]| [s.sqrt(), largest]).collect() }
 }
@@ -166,7 +166,7 @@ pub fn prepare<F: Element>(
         } else {
             scales.coefficient
         };
-        let around = Around {
+        let settings = UpdateSettings {
             lr,
             coupled: decays.coupled,
             lr_decoupled: lr * decays.decoupled,
@@ -176,10 +176,10 @@ pub fn prepare<F: Element>(
             unscale: scales.unscale,
             coefficient: own,
             share: plan.variant_of(d.tensor).averages().then(|| share(d.weight_sum, lr * scalars[0])),
-            ..around(plan)
+            ..settings(plan)
         };
         let noise = Noise { key: plan.noise_key(d.tensor), steps: *d.steps as u32 };
-        TensorStep { scalars, around, noise, units: None, means: Vec::new() }
+        TensorStep { scalars, settings, noise, units: None, means: Vec::new() }
     };
     dense.iter_mut().enumerate().map(&mut step).collect()
 }
@@ -222,9 +222,9 @@ fn measure<F: Element>(dense: &mut [Dense<'_, F>], plan: &Plan, steps: &mut [Ten
     for ((d, step), total) in dense.iter().zip(steps).zip(totals) {
         match plan.variant_of(d.tensor).stepping {
             Stepping::Plain | Stepping::Averaged => {}
-            Stepping::Ratio => step.around.norms = Some([total.params.sqrt(), total.update.sqrt()]),
+            Stepping::Ratio => step.settings.norms = Some([total.params.sqrt(), total.update.sqrt()]),
             Stepping::Cautious => {
-                step.around.cautious = Some(plan.tensors[d.tensor].elements as f64 / (total.kept as f64 + 1.0));
+                step.settings.cautious = Some(plan.tensors[d.tensor].elements as f64 / (total.kept as f64 + 1.0));
             }
         }
     }
@@ -236,7 +236,7 @@ pub fn limit<F: Element>(dense: &mut [Dense<'_, F>], plan: &Plan) {
         return;
     }
     let weights: Vec<&[F]> = dense.iter().map(Dense::weights).collect();
-    let plain = Around { clip_value: None, zero_nonfinite: false, ..around(plan) };
+    let plain = UpdateSettings { clip_value: None, zero_nonfinite: false, ..settings(plan) };
     let (totals, _) = sums(&weights, false, &plain);
     for (d, [squares, largest]) in dense.iter_mut().zip(totals) {
         let factor = plan.weights.factor(squares.sqrt(), largest);

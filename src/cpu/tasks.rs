@@ -7,7 +7,7 @@ use crate::float::Float;
 use crate::hyper::Scalars;
 use crate::step::Plan;
 use crate::storage::{Format, Noise, Rounding, Storage, stochastic_bf16_bits};
-use crate::twin::{Around, Block, ByLine, Element, Factors};
+use crate::twin::{Block, ByLine, Element, Factors, UpdateSettings};
 
 /// Elements that one task updates: long enough to be worth a task, short enough to spread.
 pub const TASK: usize = 1 << 15;
@@ -23,7 +23,7 @@ pub struct Task<'a, F> {
     slots: Vec<StoredChunk<'a, F>>,
     active: &'a [usize],
     scalars: &'a Scalars,
-    around: Around,
+    settings: UpdateSettings,
     by_line: ByLine<'a, F>,
     rounds: Rounds,
     /// The place of the rule's first slot among those kept.
@@ -91,7 +91,7 @@ impl<F: Element> Dense<'_, F> {
 impl<F: Element> Task<'_, F> {
     /// Runs a kernel over the stretch, which changes it if `stores`.
     pub fn run<R>(self, stores: bool, kernel: impl FnOnce(Block<'_, F>) -> R) -> R {
-        let Self { params, mut master, gradients, mut slots, active, scalars, around, by_line, rounds, .. } = self;
+        let Self { params, mut master, gradients, mut slots, active, scalars, settings, by_line, rounds, .. } = self;
         let first_slot = self.first_slot;
         let mut copy: Vec<F> = if rounds.narrows() && master.is_none() { params.to_vec() } else { Vec::new() };
         let mut wide: Vec<_> = slots.iter().map(StoredChunk::widened).collect();
@@ -106,7 +106,7 @@ impl<F: Element> Task<'_, F> {
             None => &mut *params,
         };
         let slots_of = values.collect();
-        let outcome = kernel(Block { params: weights, gradients, slots: slots_of, active, scalars, around, by_line });
+        let outcome = kernel(Block { params: weights, gradients, slots: slots_of, active, scalars, settings, by_line });
         if !stores {
             return outcome;
         }
@@ -155,7 +155,7 @@ pub fn tasks<'a, F: Element>(
                 slots: slots.iter_mut().filter_map(Iterator::next).collect(),
                 active: variant.active.as_slice(),
                 scalars: &step.scalars,
-                around: step.around,
+                settings: step.settings,
                 by_line: ByLine { first, ..by_line },
                 rounds: Rounds { storage: variant.storage, noise: step.noise, first },
                 first_slot: variant.engine.len() as u32,

@@ -13,7 +13,7 @@ use crate::storage::Format;
 use crate::{Error, Result, shader};
 
 /// How long a blocking call waits for the device, unless told otherwise.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A device and its queue, and the pipelines that optimizers on it share. Clones are the same.
 #[derive(Debug, Clone)]
@@ -29,7 +29,7 @@ struct Inner {
     scan_workgroup: u32,
     lost: LostFlag,
     /// In nanoseconds.
-    patience: AtomicU64,
+    timeout: AtomicU64,
     faults: Faults,
     created: Counters,
     pipelines: Pipelines,
@@ -56,7 +56,8 @@ struct Counters {
 
 /// How many objects the engine has created on a device so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Created {
+#[non_exhaustive]
+pub struct ObjectCounts {
     /// Compute pipelines.
     pub pipelines: u64,
     /// Bind groups.
@@ -85,7 +86,7 @@ impl Gpu {
             limits,
             scan_workgroup,
             lost,
-            patience: AtomicU64::new(PATIENCE.as_nanos() as u64),
+            timeout: AtomicU64::new(TIMEOUT.as_nanos() as u64),
             faults: Faults::default(),
             created: Counters::default(),
             pipelines: Pipelines::default(),
@@ -161,21 +162,21 @@ impl Gpu {
     }
 
     /// How long a blocking call waits for the device before it is an [`Error::Timeout`]. A minute, unless
-    /// [`Gpu::set_patience`] says otherwise.
-    pub fn patience(&self) -> Duration {
-        Duration::from_nanos(self.inner.patience.load(Ordering::Relaxed))
+    /// [`Gpu::set_timeout`] says otherwise.
+    pub fn timeout(&self) -> Duration {
+        Duration::from_nanos(self.inner.timeout.load(Ordering::Relaxed))
     }
 
-    /// Sets [`Gpu::patience`] for all that share the device.
-    pub fn set_patience(&self, patience: Duration) {
-        let nanos = u64::try_from(patience.as_nanos()).unwrap_or(u64::MAX);
-        self.inner.patience.store(nanos, Ordering::Relaxed);
+    /// Sets [`Gpu::timeout`] for all that share the device.
+    pub fn set_timeout(&self, timeout: Duration) {
+        let nanos = u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX);
+        self.inner.timeout.store(nanos, Ordering::Relaxed);
     }
 
     /// What the engine has created so far.
-    pub fn created(&self) -> Created {
+    pub fn objects_created(&self) -> ObjectCounts {
         let counters = &self.inner.created;
-        Created {
+        ObjectCounts {
             pipelines: counters.pipelines.load(Ordering::Relaxed),
             bind_groups: counters.bind_groups.load(Ordering::Relaxed),
             buffers: counters.buffers.load(Ordering::Relaxed),
@@ -333,10 +334,10 @@ impl Gpu {
     /// Waits until all that was submitted is done.
     pub(super) fn wait(&self, what: &'static str) -> Result<()> {
         self.check_lost()?;
-        let patience = self.patience();
-        let waited = self.poll_device(wgpu::PollType::Wait { submission_index: None, timeout: Some(patience) });
+        let timeout = self.timeout();
+        let waited = self.poll_device(wgpu::PollType::Wait { submission_index: None, timeout: Some(timeout) });
         self.check_lost()?;
-        waited.map(drop).map_err(|_| Error::Timeout { what, after: patience })
+        waited.map(drop).map_err(|_| Error::Timeout { what, after: timeout })
     }
 
     /// A driver that loses the device while it is polled makes wgpu panic, and nothing else: by then the device

@@ -48,8 +48,8 @@ impl Faults {
 }
 
 impl Gpu {
-    /// Makes the device fail in that way until [`Gpu::heal`]: for tests of what a program does then.
-    pub fn inject(&self, fault: Fault) {
+    /// Makes the device fail in that way until [`Gpu::clear_faults`]: for tests of what a program does then.
+    pub fn inject_fault(&self, fault: Fault) {
         match fault {
             Fault::OutOfMemory { after } => self.faults().allocations.store(after, Ordering::Relaxed),
             Fault::StalledReadbacks => self.faults().stalled.store(true, Ordering::Relaxed),
@@ -57,7 +57,7 @@ impl Gpu {
     }
 
     /// Ends all injected faults.
-    pub fn heal(&self) {
+    pub fn clear_faults(&self) {
         self.faults().allocations.store(u64::MAX, Ordering::Relaxed);
         self.faults().stalled.store(false, Ordering::Relaxed);
     }

@@ -147,7 +147,7 @@ impl Gpu {
 }
 
 impl Download {
-    /// Waits, up to [`Gpu::patience`].
+    /// Waits, up to [`Gpu::timeout`].
     pub fn wait(mut self) -> Result<Vec<Vec<u8>>> {
         loop {
             let waited = self.gpu.wait(self.what);
@@ -163,7 +163,7 @@ impl Download {
 
     /// The bytes, if they are there.
     pub fn arrived(&mut self) -> Result<Option<Vec<Vec<u8>>>> {
-        let patience = self.gpu.patience();
+        let timeout = self.gpu.timeout();
         let since = *self.waiting_since.get_or_insert_with(Instant::now);
         for part in &self.staging {
             match *part.arrival.lock().unwrap_or_else(PoisonError::into_inner) {
@@ -173,8 +173,8 @@ impl Download {
                     return Err(refused(self.what, &"the buffer could not be mapped"));
                 }
                 Arrival::Dropped => return Err(refused(self.what, &"its encoder was dropped unsubmitted")),
-                Arrival::Pending | Arrival::Mapped if since.elapsed() >= patience => {
-                    return Err(Error::Timeout { what: self.what, after: patience });
+                Arrival::Pending | Arrival::Mapped if since.elapsed() >= timeout => {
+                    return Err(Error::Timeout { what: self.what, after: timeout });
                 }
                 Arrival::Pending | Arrival::Mapped => return Ok(None),
             }

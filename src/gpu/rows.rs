@@ -2,7 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::hyper::SCALARS;
+use crate::hyper::MAX_SCALARS;
 
 /// `Settings` of `shaders/settings.wgsl`.
 #[repr(C)]
@@ -177,7 +177,7 @@ pub struct Lane {
     pub unscale: f32,
     pub ema_weight: f32,
     pub spare: f32,
-    pub scalars: [f32; SCALARS],
+    pub scalars: [f32; MAX_SCALARS],
 }
 
 /// `Verdict` of `shaders/lane.wgsl`.
@@ -242,4 +242,4 @@ pub struct Rows {
 }
 
 /// Words of one step's scalars in the step table.
-pub const ROW_WORDS: usize = SCALARS;
+pub const ROW_WORDS: usize = MAX_SCALARS;

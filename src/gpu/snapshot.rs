@@ -136,7 +136,7 @@ impl Optimizer {
 
 impl PendingCheckpoint {
     /// The checkpoint if it has arrived. Never waits, and does not poll the device: the optimizer's steps and
-    /// reports do. Looked at for longer than [`crate::Gpu::patience`], it is an error.
+    /// reports do. Looked at for longer than [`crate::Gpu::timeout`], it is an error.
     ///
     /// # Errors
     /// The encoder was dropped unsubmitted or refused by the device, or the device is lost.
@@ -147,7 +147,7 @@ impl PendingCheckpoint {
             .transpose()
     }
 
-    /// Waits for it, up to [`crate::Gpu::patience`].
+    /// Waits for it, up to [`crate::Gpu::timeout`].
     ///
     /// # Errors
     /// As [`PendingCheckpoint::try_take`]; or it did not arrive in time.
@@ -173,6 +173,6 @@ fn decode(plan: &Plan, layout: &Layout, rates: &SavedRates, params: bool, parts:
         return Err(Error::Device { what: "a checkpoint".to_owned(), reason });
     }
     let (state, values) = parts[1..].split_at(parts.len() - 1 - if params { plan.tensors.len() } else { 0 });
-    let checkpoint = Checkpoint::of(transfer::decode_state(plan, layout, rates, state));
+    let checkpoint = Checkpoint::new(transfer::decode_state(plan, layout, rates, state));
     Ok(if params { checkpoint.with_params(plan, transfer::values(plan, values)) } else { checkpoint })
 }

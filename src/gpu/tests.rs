@@ -12,7 +12,7 @@ use crate::shader::{self, Access, ByLine, Kernel, WORKGROUP};
 use crate::step::{Plan, Variant};
 use crate::storage::StateFormat;
 use crate::weights::WeightsConfig;
-use crate::{EmaConfig, OptimizerConfig, SCALARS, rules};
+use crate::{EmaConfig, MAX_SCALARS, OptimizerConfig, rules};
 
 /// A member of a struct: name, byte offset, size, what its numbers are.
 #[derive(Debug, PartialEq)]
@@ -70,7 +70,8 @@ fn plain() -> GradientConfig {
 fn full(rule: &dyn Rule) -> Plan {
     let gradient = GradientConfig { accumulate: 2, clip_tensor_norm: Some(1.0), ..plain() };
     let weights = WeightsConfig { max_norm: Some(1.0), ..WeightsConfig::default() };
-    let config = OptimizerConfig::of(rule.boxed()).gradient(gradient).weights(weights).ema(EmaConfig::default());
+    let config =
+        OptimizerConfig::from_boxed(rule.boxed()).gradient(gradient).weights(weights).ema(EmaConfig::default());
     Plan::new(&config, &[]).unwrap()
 }
 
@@ -86,7 +87,7 @@ fn module(kernel: &Kernel) -> naga::Module {
 }
 
 fn variant(rule: &dyn Rule) -> Variant {
-    Plan::new(&OptimizerConfig::of(rule.boxed()), &[]).unwrap().variants.remove(0)
+    Plan::new(&OptimizerConfig::from_boxed(rule.boxed()), &[]).unwrap().variants.remove(0)
 }
 
 fn accesses() -> impl Iterator<Item = Access> {
@@ -310,8 +311,8 @@ fn rows_equal_the_structs_of_every_kernel() {
 #[test]
 fn numbers_on_both_sides_are_equal() {
     let prepare = prepare();
-    assert_eq!(constant(&prepare, "SCALARS"), SCALARS as f64);
-    assert_eq!(rows::ROW_WORDS, SCALARS);
+    assert_eq!(constant(&prepare, "MAX_SCALARS"), MAX_SCALARS as f64);
+    assert_eq!(rows::ROW_WORDS, MAX_SCALARS);
     assert_eq!(constant(&prepare, "NORM_EPS"), f64::from(NORM_EPS as f32));
     // `prepare.wgsl` reads a lane's source and a group's rates by words, four and eight.
     assert_eq!(size_of::<rows::LaneSource>(), 16);

@@ -103,12 +103,12 @@ impl Twin for Adafactor {
 
     fn ratio<F: Float>(&self, norms: &Norms<F>, h: &AdafactorHyper<F>) -> F {
         let root = norms.elements.sqrt();
-        let size = norms.p / root;
+        let size = norms.params / root;
         let size = if size < h.eps2 { h.eps2 } else { size };
         // min(lr, 1/√t) / lr
         let inverse = norms.lr * h.root_step;
         let share = if inverse <= F::one() { F::one() } else { F::one() / inverse };
-        let excess = norms.u / root / h.d;
+        let excess = norms.update / root / h.d;
         size * share / if excess > F::one() { excess } else { F::one() }
     }
 }

@@ -48,7 +48,7 @@ impl AdamHyper<f64> {
 
 /// The slots of Adam and AdamW.
 pub(super) fn slots(amsgrad: bool) -> Vec<Slot> {
-    vec![Slot::signed("exp_avg"), Slot::unsigned("exp_avg_sq"), Slot::unsigned("max_exp_avg_sq").when(amsgrad)]
+    vec![Slot::signed("exp_avg"), Slot::unsigned("exp_avg_sq"), Slot::unsigned("max_exp_avg_sq").active_if(amsgrad)]
 }
 
 /// The twin of `shaders/rules/shared/adam.wgsl`.

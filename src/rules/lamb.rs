@@ -95,6 +95,6 @@ impl Twin for Lamb {
     }
 
     fn ratio<F: Float>(&self, norms: &Norms<F>, _h: &LambHyper<F>) -> F {
-        if norms.p == F::zero() || norms.u == F::zero() { F::one() } else { norms.p / norms.u }
+        if norms.params == F::zero() || norms.update == F::zero() { F::one() } else { norms.params / norms.update }
     }
 }

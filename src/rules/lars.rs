@@ -86,10 +86,10 @@ impl Twin for Lars {
     }
 
     fn ratio<F: Float>(&self, norms: &Norms<F>, h: &LarsHyper<F>) -> F {
-        if norms.p == F::zero() || norms.u == F::zero() {
+        if norms.params == F::zero() || norms.update == F::zero() {
             F::one()
         } else {
-            h.trust_coefficient * norms.p / (norms.u + h.eps)
+            h.trust_coefficient * norms.params / (norms.update + h.eps)
         }
     }
 

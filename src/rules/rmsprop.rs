@@ -50,8 +50,8 @@ impl Rule for RmsProp {
     fn slots(&self) -> Vec<Slot> {
         vec![
             Slot::unsigned("square_avg"),
-            Slot::signed("grad_avg").when(self.centered),
-            Slot::signed("momentum_buffer").when(self.momentum != 0.0),
+            Slot::signed("grad_avg").active_if(self.centered),
+            Slot::signed("momentum_buffer").active_if(self.momentum != 0.0),
         ]
     }
     fn constants(&self) -> Vec<(&'static str, bool)> {

@@ -46,7 +46,7 @@ impl Rule for Sgd {
         Decay::Coupled(self.weight_decay)
     }
     fn slots(&self) -> Vec<Slot> {
-        vec![Slot::signed("momentum_buffer").when(self.momentum != 0.0)]
+        vec![Slot::signed("momentum_buffer").active_if(self.momentum != 0.0)]
     }
     fn constants(&self) -> Vec<(&'static str, bool)> {
         vec![("MOMENTUM", self.momentum != 0.0), ("NESTEROV", self.nesterov)]

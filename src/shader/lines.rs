@@ -46,7 +46,7 @@ pub fn sum_lines(variant: &Variant, gradient: &GradientConfig, by: ByLine) -> Ke
         add_state(&mut source, variant, "read");
     }
     let mut constants = conditioning(gradient);
-    constants.push(("SCALE", flag(gradient.scales())));
+    constants.push(("SCALE", flag(gradient.needs_factors())));
     kernel(source, "sum_lines", constants)
 }
 

@@ -64,7 +64,7 @@ impl Stepping {
 
 impl Variant {
     /// The code of that rule with those options.
-    pub fn of(code: Code<'_>, config: &OptimizerConfig) -> Self {
+    pub(crate) fn of(code: Code<'_>, config: &OptimizerConfig) -> Self {
         let Code { rule, common, storage, factored } = code;
         let slots = rule.slots();
         let kept = |slot: &Slot| slot.active && !(factored && slot.mean_square);
@@ -94,7 +94,7 @@ impl Variant {
     }
 
     /// The slot of the mean square, if the rule has one.
-    pub fn mean_square(&self) -> Option<usize> {
+    pub(crate) fn mean_square(&self) -> Option<usize> {
         self.slots.iter().position(|slot| slot.mean_square && slot.active)
     }
 
@@ -104,12 +104,12 @@ impl Variant {
     }
 
     /// The slots that are kept, in the order of the state's memory.
-    pub fn kept(&self) -> impl Iterator<Item = &Slot> {
+    pub(crate) fn kept(&self) -> impl Iterator<Item = &Slot> {
         self.engine.iter().chain(self.active.iter().map(|i| &self.slots[*i]))
     }
 
     /// The place of a slot of the engine's own among those kept.
-    pub fn engine_slot(&self, name: &str) -> Option<usize> {
+    pub(crate) fn engine_slot(&self, name: &str) -> Option<usize> {
         self.engine.iter().position(|slot| slot.name == name)
     }
 
@@ -124,7 +124,7 @@ impl Variant {
     }
 
     /// How many slots are kept.
-    pub fn kept_count(&self) -> usize {
+    pub(crate) fn kept_count(&self) -> usize {
         self.engine.len() + self.active.len()
     }
 }

@@ -19,7 +19,7 @@ pub fn pcg4d(counter: [u32; 4]) -> [u32; 4] {
 
 /// What tells tensors apart: a hash of the seed and the name (FNV-1a), so that neither their order nor
 /// their number matters.
-pub fn key_of(seed: u64, name: &str) -> u32 {
+pub fn noise_key(seed: u64, name: &str) -> u32 {
     let bytes = seed.to_le_bytes().into_iter().chain(name.bytes());
     let hash = bytes.fold(0xcbf2_9ce4_8422_2325u64, |h, byte| (h ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
     (hash ^ hash >> 32) as u32
@@ -28,7 +28,7 @@ pub fn key_of(seed: u64, name: &str) -> u32 {
 /// The random bits of one tensor at one step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Noise {
-    /// [`key_of`] the tensor.
+    /// [`noise_key`] the tensor.
     pub key: u32,
     /// Steps that the tensor has taken before.
     pub steps: u32,
@@ -41,7 +41,7 @@ impl Noise {
     pub const SLOTS: u32 = 2;
 
     /// The bits that round weights again that a limit has scaled after the update.
-    pub fn of_limit(self) -> Self {
+    pub(crate) fn of_limit(self) -> Self {
         Self { key: self.key ^ 0x9e37_79b9, ..self }
     }
 
@@ -87,7 +87,7 @@ mod tests {
 
     #[test]
     fn seed_name_step_element_and_stream_all_matter() {
-        let of = |seed, name, steps, element, stream| Noise { key: key_of(seed, name), steps }.bits(element, stream);
+        let of = |seed, name, steps, element, stream| Noise { key: noise_key(seed, name), steps }.bits(element, stream);
         let base = of(1, "w", 0, 0, 0);
         let others = [of(2, "w", 0, 0, 0), of(1, "v", 0, 0, 0), of(1, "w", 1, 0, 0), of(1, "w", 0, 1, 0)];
         assert!(

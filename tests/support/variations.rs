@@ -66,7 +66,7 @@ pub fn code_variants(rule: &dyn Rule) -> Vec<Variant> {
 
 /// The variant that a plan makes of a rule.
 pub fn variant_of(rule: Box<dyn Rule>) -> Variant {
-    Plan::new(&OptimizerConfig::of(rule), &[]).unwrap().variants.remove(0)
+    Plan::new(&OptimizerConfig::from_boxed(rule), &[]).unwrap().variants.remove(0)
 }
 
 fn code_of(variant: &Variant) -> (Vec<(&'static str, bool)>, Vec<usize>, String) {

@@ -174,7 +174,7 @@ fn jobs(args: &Args) -> Result<Vec<Job>> {
                         for (config_name, on_nonfinite) in
                             [("default", OnNonfinite::Skip), ("propagate", OnNonfinite::Propagate)]
                         {
-                            let mut config = OptimizerConfig::of(rule.boxed()).storage(storage.config());
+                            let mut config = OptimizerConfig::from_boxed(rule.boxed()).storage(storage.config());
                             config.gradient.on_nonfinite = on_nonfinite;
                             let case = Case { config, elements: elements.0, tensors: tensors.0 };
                             let (rule, storage) = (rule.name(), *storage);

@@ -33,7 +33,7 @@ pub fn run(args: &Args) -> Result<()> {
 fn bytes(rule: &dyn Rule, shape: &[u64]) -> Result<[u64; 2]> {
     let tensor = [TensorSpec::new("tensor", shape.to_vec())];
     let of = |on_nonfinite| -> Result<u64> {
-        let mut config = OptimizerConfig::of(rule.boxed());
+        let mut config = OptimizerConfig::from_boxed(rule.boxed());
         config.gradient.on_nonfinite = on_nonfinite;
         Ok(Plan::new(&config, &tensor)?.bytes_moved() / shape.iter().product::<u64>())
     };
@@ -64,7 +64,7 @@ fn slot(slot: &wgpu_optim::Slot) -> String {
 /// Bytes that parameters, gradients and state of a vector take, for each parameter.
 fn resident_bytes(rule: &dyn Rule, storage: Storage) -> Result<f64> {
     let tensor = [TensorSpec::new("tensor", VECTOR)];
-    let config = OptimizerConfig::of(rule.boxed()).storage(storage.config());
+    let config = OptimizerConfig::from_boxed(rule.boxed()).storage(storage.config());
     let bytes = Plan::new(&config, &tensor)?.bytes_resident() as f64 / VECTOR[0] as f64;
     // The scales of q8 are a small part.
     Ok((100.0 * bytes).round() / 100.0)

@@ -124,7 +124,7 @@ fn checks(args: &Args) -> Result<Vec<Check>> {
         names => names.iter().map(|name| rules::by_name(name)).collect::<Result<_, _>>()?,
     };
     let checks = |rule: &dyn Rule| {
-        let plain = Variation { label: String::new(), config: OptimizerConfig::of(rule.boxed()) };
+        let plain = Variation { label: String::new(), config: OptimizerConfig::from_boxed(rule.boxed()) };
         let whole = variations::all_around(&plain);
         let check = |kind, variation| Check { kind, variation };
         let oracle = |variation| check(Kind::Oracle, variation);
@@ -208,11 +208,11 @@ impl Check {
                 Ok(findings) => Verdict::of(findings),
                 Err(error) => bits(Err(error.into())),
             },
-            Kind::Special(magnitude) => match verify::compare_special(gpu, config, steps, magnitude) {
+            Kind::Special(magnitude) => match verify::compare_special_values(gpu, config, steps, magnitude) {
                 Ok(findings) => Verdict::of(findings),
                 Err(error) => bits(Err(error.into())),
             },
-            Kind::Guards => bits(verify::guards(gpu, config, steps).map_err(Into::into)),
+            Kind::Guards => bits(verify::check_guard_words(gpu, config, steps).map_err(Into::into)),
             Kind::Skip => bits(skip(gpu, config)),
             Kind::Determinism => bits(determinism(gpu, config, steps)),
         }

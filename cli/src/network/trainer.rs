@@ -256,7 +256,7 @@ impl Trainer for CpuTrainer {
     }
 
     fn checkpoint(&mut self) -> Result<Saving> {
-        let checkpoint = Checkpoint::of(self.optimizer.state());
+        let checkpoint = Checkpoint::new(self.optimizer.state());
         Ok(Saving::Ready(checkpoint.with_params(self.optimizer.plan(), self.params()?)))
     }
 

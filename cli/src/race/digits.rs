@@ -34,7 +34,7 @@ pub fn lap(gpu: &Gpu, digits: &Digits, rule: &dyn Rule, lr: f64, epochs: usize) 
     const SEED: u64 = 0;
     let mut rule = rule.boxed();
     rule.set_option("lr", &lr.into()).map_err(|e| Error::input(format!("lr: {e}")))?;
-    let config = OptimizerConfig::of(rule);
+    let config = OptimizerConfig::from_boxed(rule);
     let mut trainer = GpuTrainer::new(gpu, &config, digits, &network::initial_params(SEED), BATCH)?;
     let mut history = Vec::new();
     for order in digits.orders(SEED).take(epochs) {

@@ -95,7 +95,7 @@ pub fn run(gpu: &Gpu, rule: &dyn Rule, functions: &[Function], rates: &[f64], st
     let state = storage("points", &each(&|f| [f as u32, 0]));
     let trace = storage("trace", &vec![0; 3 * points * (steps + 1)]);
 
-    let mut config = OptimizerConfig::of(rule.boxed());
+    let mut config = OptimizerConfig::from_boxed(rule.boxed());
     // A path that overflows must not stop the others.
     config.gradient.on_nonfinite = OnNonfinite::Propagate;
     for (place, rate) in rates.iter().enumerate() {

@@ -141,7 +141,8 @@ mod tests {
     #[test]
     fn narrow_state_moves_fewer_bytes_and_narrow_parameters_as_many() {
         let bytes = |rule: &dyn Rule, storage: StorageConfig| {
-            let case = Case { config: OptimizerConfig::of(rule.boxed()).storage(storage), elements: 8192, tensors: 1 };
+            let case =
+                Case { config: OptimizerConfig::from_boxed(rule.boxed()).storage(storage), elements: 8192, tensors: 1 };
             let mut subject = CpuSubject::new(&case).unwrap();
             subject.step().unwrap();
             subject.stream().unwrap();
