@@ -1,4 +1,5 @@
-//! Any bytes as a checkpoint: refused, or a state that fits, and that is the same once written and read again.
+//! Any bytes as a checkpoint, also in another storage: refused, or a state that fits, and that is the same once
+//! written and read again.
 
 #![no_main]
 
@@ -7,22 +8,35 @@ use std::sync::OnceLock;
 use libfuzzer_sys::fuzz_target;
 use wgpu_optim::rules::{AdamW, Sgd};
 use wgpu_optim::step::Plan;
-use wgpu_optim::{Checkpoint, Group, OptimizerConfig, TensorSpec};
+use wgpu_optim::{Checkpoint, Format, Group, OptimizerConfig, StateFormat, StorageConfig, TensorSpec};
 
-fn plan() -> &'static Plan {
-    static PLAN: OnceLock<Plan> = OnceLock::new();
-    PLAN.get_or_init(|| {
+/// One in f32 throughout, one with masters and with a tensor that is long enough for 8 bits.
+fn plans() -> &'static [Plan; 2] {
+    static PLANS: OnceLock<[Plan; 2]> = OnceLock::new();
+    PLANS.get_or_init(|| {
         let config = OptimizerConfig::new(AdamW::default())
             .group(Group::matching("b").rule(Sgd { momentum: 0.5, ..Sgd::default() }));
-        let specs = [TensorSpec::new("a", [2, 3]), TensorSpec::new("b", []), TensorSpec::new("c", [0, 7])];
-        Plan::new(&config, &specs).unwrap()
+        let specs = |a: [u64; 2]| [TensorSpec::new("a", a), TensorSpec::new("b", []), TensorSpec::new("c", [0, 7])];
+        let storage = StorageConfig { params: Format::Bf16, state: StateFormat::Q8, ..StorageConfig::default() };
+        let narrow = config.clone().storage(storage);
+        let narrow = narrow.group(Group::matching("a").set("master", "none"));
+        [Plan::new(&config, &specs([2, 3])).unwrap(), Plan::new(&narrow, &specs([2, 2050])).unwrap()]
     })
 }
 
 fuzz_target!(|bytes: &[u8]| {
-    let Ok(checkpoint) = Checkpoint::from_safetensors(bytes, plan()) else { return };
-    checkpoint.check(plan()).unwrap();
-    let again = Checkpoint::from_safetensors(&checkpoint.to_safetensors().unwrap(), plan()).unwrap();
-    // By text: NaN is not equal to itself.
-    assert_eq!(format!("{again:?}"), format!("{checkpoint:?}"));
+    for plan in plans() {
+        // By text: NaN is not equal to itself.
+        let text = |checkpoint: &Checkpoint| format!("{checkpoint:?}");
+        let read = Checkpoint::from_safetensors(bytes, plan);
+        if let Ok(checkpoint) = &read {
+            checkpoint.check(plan).unwrap();
+            let again = Checkpoint::from_safetensors(&checkpoint.to_safetensors().unwrap(), plan).unwrap();
+            assert_eq!(text(&again), text(checkpoint));
+        }
+        match Checkpoint::convert_from_safetensors(bytes, plan) {
+            Ok(converted) => converted.check(plan).unwrap(),
+            Err(error) => assert!(read.is_err(), "it was read as it is: {error}"),
+        }
+    }
 });

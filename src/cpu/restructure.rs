@@ -1,6 +1,6 @@
 //! Other tensors, other groups, other rows: the state follows, as on the GPU.
 
-use super::stored::Stored;
+use super::stored::{Stored, copy_rows};
 use super::{CpuOptimizer, SlotValues};
 use crate::config::OptimizerConfig;
 use crate::tensor::TensorSpec;
@@ -78,7 +78,8 @@ impl<F: Element> CpuOptimizer<F> {
     /// slots, or one whose slots start anew where that is `None`. The parameters are the caller's to move.
     ///
     /// # Errors
-    /// There is no such tensor, it is frozen or has no rows, or an old row does not exist; nothing is changed then.
+    /// There is no such tensor, it is frozen or has no rows, or an old row does not exist; its state is `q8`, and its
+    /// rows are no multiple of 256 elements or less than 4,096 elements are left. Nothing is changed then.
     pub fn set_rows(&mut self, name: &str, rows: &[Option<u32>]) -> Result<()> {
         let tensor = self.plan.movable_tensor(name)?;
         let mut specs: Vec<_> = self.specs().collect();
@@ -86,28 +87,22 @@ impl<F: Element> CpuOptimizer<F> {
         let (count, width) = planned.rows()?;
         specs[tensor].shape[0] = rows.len() as u64;
         let sources = planned.row_sources(&specs[tensor], rows)?;
-        let initial = self.plan.initial_of(tensor);
-        let gather = |values: &Vec<F>, width: u64, initial: f64| -> Vec<F> {
-            let row = |source: &u32| match u64::from(*source) {
-                source if source < count => values[(source * width) as usize..][..width as usize].to_vec(),
-                _ => vec![F::of(initial); width as usize],
-            };
-            sources.iter().flat_map(row).collect()
-        };
-        let old = &self.states[tensor];
-        let slots: Vec<_> =
-            old.slots.iter().map(Stored::values).zip(initial).map(|(values, x)| gather(&values, width, x)).collect();
+        let kept = |(new, old): (usize, &u32)| (u64::from(*old) < count).then_some((new, *old as usize));
+        let pairs: Vec<_> = sources.iter().enumerate().filter_map(kept).collect();
         let widths = self.plan.factor_widths(tensor);
-        let by_line =
-            |(values, width): (&Vec<F>, &Option<u64>)| width.map_or(values.clone(), |w| gather(values, w, 0.0));
-        let factors: Vec<_> = old.factors.iter().zip(&widths).map(by_line).collect();
+        let old = self.states[tensor].clone();
         self.rebuild(&self.config.clone(), &specs, Some(tensor))?;
         let new = &mut self.states[tensor];
-        for (slot, values) in new.slots.iter_mut().zip(slots) {
-            slot.set(&values, None);
+        for (to, from) in new.slots.iter_mut().zip(&old.slots) {
+            to.copy_rows(from, &pairs, width as usize);
         }
         // None where no elements are left, or were.
-        new.factors.iter_mut().zip(factors).for_each(|(to, from)| *to = from);
+        for ((to, from), width) in new.factors.iter_mut().zip(&old.factors).zip(widths) {
+            match width {
+                Some(width) => copy_rows(to, from, &pairs, width as usize),
+                None => to.clone_from(from),
+            }
+        }
         Ok(())
     }
 
@@ -115,20 +110,20 @@ impl<F: Element> CpuOptimizer<F> {
     /// set.
     ///
     /// # Errors
-    /// There is no such tensor, it is frozen or has no rows, or not so many; nothing is changed then.
+    /// There is no such tensor, it is frozen or has no rows, or not so many; or its state is `q8` and its rows are no
+    /// multiple of 256 elements. Nothing is changed then.
     pub fn zero_rows(&mut self, name: &str, rows: &[u32]) -> Result<()> {
         let tensor = self.plan.movable_tensor(name)?;
         let (count, width) = self.plan.tensors[tensor].rows()?;
         if let Some(row) = rows.iter().find(|row| u64::from(**row) >= count) {
             return Err(Error::no_row(name, (*row).into(), count));
         }
-        let initial = self.plan.initial_of(tensor);
-        for (slot, initial) in self.states[tensor].slots.iter_mut().zip(initial) {
-            let Some(values) = slot.wide_mut() else { continue };
-            for row in rows {
-                let first = (u64::from(*row) * width) as usize;
-                values[first..first + width as usize].fill(F::of(initial));
-            }
+        let starts = self.plan.initial_of(tensor);
+        let formats = self.plan.variant_of(tensor).formats().zip(self.plan.variant_of(tensor).kept());
+        let pairs: Vec<_> = rows.iter().map(|row| (*row as usize, 0)).collect();
+        for ((slot, (format, kept)), start) in self.states[tensor].slots.iter_mut().zip(formats).zip(starts) {
+            let fresh = Stored::new(format, kept.signed, start, width as usize);
+            slot.copy_rows(&fresh, &pairs, width as usize);
         }
         let widths = self.plan.factor_widths(tensor);
         for (values, width) in self.states[tensor].factors.iter_mut().zip(widths) {

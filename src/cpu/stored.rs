@@ -79,6 +79,21 @@ impl<F: Element> Stored<F> {
         }
     }
 
+    /// Takes rows of so many elements over from a slot of the same format: pairs of the row here and the row there.
+    /// Those of q8 are whole stretches that share a scale.
+    pub fn copy_rows(&mut self, from: &Self, rows: &[(usize, usize)], width: usize) {
+        match (self, from) {
+            (Self::Wide(to), Self::Wide(from)) => copy_rows(to, from, rows, width),
+            (Self::Bf16(to), Self::Bf16(from)) => copy_rows(to, from, rows, width),
+            (Self::Q8 { codes, scales, .. }, Self::Q8 { codes: from, scales: from_scales, .. }) => {
+                copy_rows(codes, from, rows, width);
+                copy_rows(scales, from_scales, rows, width / Q8_BLOCK as usize);
+            }
+            // A plan that changes the format has been refused.
+            _ => {}
+        }
+    }
+
     pub fn chunks_mut(&mut self, len: usize) -> Box<dyn Iterator<Item = StoredChunk<'_, F>> + '_> {
         match self {
             Self::Wide(values) => Box::new(values.chunks_mut(len).map(StoredChunk::Wide)),
@@ -117,6 +132,13 @@ impl<F: Element> StoredChunk<'_, F> {
             }
             Self::Q8 { signed, codes, scales } => quantise(*signed, values, codes, scales, None),
         }
+    }
+}
+
+/// Takes rows of that width over: pairs of the row here and the row there.
+pub fn copy_rows<T: Copy>(to: &mut [T], from: &[T], rows: &[(usize, usize)], width: usize) {
+    for (here, there) in rows {
+        to[here * width..][..width].copy_from_slice(&from[there * width..][..width]);
     }
 }
 

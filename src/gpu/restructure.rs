@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::optimizer::Optimizer;
-use super::row_moves::{NEW, RowMove, Side};
+use super::row_moves::{NEW, RowMove, Side, Slots};
 use super::slice::Tensor;
 use super::transfer;
 use super::upload::Upload;
@@ -63,8 +63,9 @@ impl Optimizer {
     /// steps stays.
     ///
     /// # Errors
-    /// There is no such tensor, it is frozen, or its rows are not of that length; an old row does not exist; the
-    /// new memory overlaps that of any tensor; as [`Optimizer::add_tensors`]. Nothing is changed then.
+    /// There is no such tensor, it is frozen, or its rows are not of that length; an old row does not exist; its
+    /// state is `q8`, and its rows are no multiple of 256 elements or the new tensor has fewer than 4,096; the new
+    /// memory overlaps that of any tensor; as [`Optimizer::add_tensors`]. Nothing is changed then.
     pub fn set_rows(&mut self, tensor: Tensor, rows: &[Option<u32>]) -> Result<()> {
         let index = self.plan.movable_tensor(&tensor.spec.name)?;
         let sources = self.plan.tensors[index].row_sources(&tensor.spec, rows)?;
@@ -176,7 +177,7 @@ impl Optimizer {
         let mut moved = RowMove::new(&self.gpu, &fresh.spec.name, sources, width, largest)?;
         let from = Side { layout: &self.layout, windows: &self.windows, tensor, elements: old.elements };
         let to = Side { layout: &next.layout, windows: &next.windows, tensor, elements: fresh.elements };
-        moved.add(Some(from), to, &next.plan.initial_of(tensor))?;
+        moved.add(Some(from), to, &Slots::of(&next.plan, tensor))?;
         Ok(moved)
     }
 

@@ -6,9 +6,11 @@ use super::bindings::WindowBuffers;
 use super::context::Gpu;
 use super::optimizer::Optimizer;
 use super::pipelines::{Author, Bindings, Kind};
-use super::rows::{Rows, Stretch};
+use super::rows::{RowSlot, Rows, Stretch};
 use super::transfer;
 use crate::layout::{Layout, Piece};
+use crate::step::Plan;
+use crate::storage::{Format, Q8_BLOCK, StateFormat};
 use crate::{Error, Result, shader};
 
 /// `NEW` and `KEEP` of `shaders/rows.wgsl`.
@@ -40,12 +42,50 @@ pub struct Side<'a> {
     pub elements: u64,
 }
 
+/// A tensor's slots, and what rows that are new start from.
+#[derive(Debug, Clone)]
+pub struct Slots {
+    params: Format,
+    kept: Vec<RowSlot>,
+}
+
+impl Slots {
+    pub fn of(plan: &Plan, tensor: usize) -> Self {
+        let mut kept: Vec<RowSlot> = Vec::new();
+        let formats = plan.variant_of(tensor).formats();
+        for (slot, (format, initial)) in formats.zip(plan.initial_of(tensor)).enumerate() {
+            let mut words = vec![0; format.words(Q8_BLOCK) as usize];
+            let values = [initial as f32; Q8_BLOCK as usize];
+            format.encode(&values, plan.is_signed(tensor, slot), None, &mut words);
+            let last = kept.last().copied().unwrap_or_default();
+            kept.push(RowSlot {
+                quad_words: format.quad_words(),
+                quads_before: last.quads_before + last.quad_words,
+                scales_before: last.scales_before + u32::from(last.quad_words == StateFormat::Q8.quad_words()),
+                fill: words[0],
+                scale: words[words.len() - 1],
+                ..RowSlot::default()
+            });
+        }
+        Self { params: plan.formats_of(tensor)[0], kept }
+    }
+
+    /// Parameters, as if they were the one slot of a state.
+    fn params(&self) -> [RowSlot; 1] {
+        [RowSlot { quad_words: self.params.bytes() as u32, ..RowSlot::default() }]
+    }
+}
+
 impl<'a> RowMove<'a> {
     /// For rows of that many elements.
     pub fn new(gpu: &'a Gpu, name: &str, sources: &[u32], width: u64, largest: u64) -> Result<Self> {
-        let bytes = sources.len() as u64 * 4;
-        if largest >= u64::from(KEEP) || bytes > gpu.limits().binding {
-            return Err(Error::tensor(name, format!("rows of {largest} elements cannot be moved: 2^32 are too many")));
+        let (bytes, longest) = (sources.len() as u64 * 4, gpu.limits().binding);
+        let refused = |problem: String| Err(Error::tensor(name, format!("its rows cannot be moved: {problem}")));
+        if largest >= u64::from(KEEP) {
+            return refused(format!("{largest} elements are more than 2^32"));
+        }
+        if bytes > longest {
+            return refused(format!("{} are more than a binding of {longest} bytes can list", sources.len()));
         }
         let usage = BufferUsages::STORAGE;
         Ok(Self {
@@ -58,7 +98,7 @@ impl<'a> RowMove<'a> {
     }
 
     /// Plans parameters and state of a tensor: from its old place, if it has one, to its new.
-    pub fn add(&mut self, old: Option<Side<'_>>, fresh: Side<'_>, initial: &[f64]) -> Result<()> {
+    pub fn add(&mut self, old: Option<Side<'_>>, fresh: Side<'_>, slots: &Slots) -> Result<()> {
         for (index, piece) in fresh.layout.pieces_of(fresh.tensor) {
             let window = &fresh.layout.windows[index];
             let buffers = &fresh.windows[index];
@@ -67,8 +107,8 @@ impl<'a> RowMove<'a> {
             // Rows that are new are filled by each dispatch, and by one where nothing was before.
             let none = if olds.is_empty() { vec![None] } else { Vec::new() };
             for from in olds.into_iter().map(Some).chain(none) {
-                let [to_params, to_state] = stretches(fresh, piece);
-                let from_stretches = from.map(|(o, (_, piece))| stretches(*o, piece));
+                let [to_params, to_state] = stretches(fresh, piece, slots.params);
+                let from_stretches = from.map(|(o, (_, piece))| stretches(*o, piece, slots.params));
                 let empty = Stretch { first: 0, count: 0, base: 0, elements: 0 };
                 let [from_params, from_state] = from_stretches.unwrap_or([empty; 2]);
                 let before = from.map(|(o, (w, _))| (&o.windows[w], &o.layout.windows[w]));
@@ -77,10 +117,10 @@ impl<'a> RowMove<'a> {
                 };
                 let nothing = (self.nothing.clone(), 0, 16);
                 let bound = before.map_or_else(|| nothing.clone(), |(b, w)| part(&b.params, &w.bytes));
-                self.dispatch(from_params, to_params, &[0.0], bound, part(&buffers.params, &window.bytes))?;
+                self.dispatch(from_params, to_params, &slots.params(), bound, part(&buffers.params, &window.bytes))?;
                 let Some(state) = &buffers.state else { continue };
                 let bound = before.and_then(|(b, _)| b.state.as_ref()).map_or(nothing, |b| (b.clone(), 0, b.size()));
-                self.dispatch(from_state, to_state, initial, bound, (state.clone(), 0, state.size()))?;
+                self.dispatch(from_state, to_state, &slots.kept, bound, (state.clone(), 0, state.size()))?;
             }
         }
         Ok(())
@@ -90,13 +130,22 @@ impl<'a> RowMove<'a> {
         &mut self,
         old: Stretch,
         fresh: Stretch,
-        initial: &[f64],
+        slots: &[RowSlot],
         before: (wgpu::Buffer, u64, u64),
         after: (wgpu::Buffer, u64, u64),
     ) -> Result<()> {
-        let mut values = [0f32; 8];
-        values.iter_mut().zip(initial).for_each(|(to, from)| *to = *from as f32);
-        let rows = Rows { old, fresh, width: self.width, slots: initial.len() as u32, spare: [0; 2], initial: values };
+        let mut table = [RowSlot::default(); 8];
+        table[..slots.len()].copy_from_slice(slots);
+        let scaled = slots.iter().filter(|slot| slot.quad_words == StateFormat::Q8.quad_words());
+        let rows = Rows {
+            old,
+            fresh,
+            width: self.width,
+            slots: slots.len() as u32,
+            quad_words: slots.iter().map(|slot| slot.quad_words).sum(),
+            scales: scaled.count() as u32,
+            table,
+        };
         let rows = self.gpu.buffer_of("rows", bytemuck::bytes_of(&rows), BufferUsages::UNIFORM)?;
         fn bind((buffer, offset, size): &(wgpu::Buffer, u64, u64)) -> BufferBinding<'_> {
             BufferBinding { buffer, offset: *offset, size: std::num::NonZeroU64::new(*size) }
@@ -108,7 +157,7 @@ impl<'a> RowMove<'a> {
             (3, bind(&after)),
         ];
         let group = self.gpu.bind_group("rows", &self.gpu.layout(&rows_bindings())?, &entries)?;
-        let workgroups = self.gpu.limits().dispatch(fresh.count.div_ceil(shader::WORKGROUP));
+        let workgroups = self.gpu.limits().dispatch(fresh.count.div_ceil(4).div_ceil(shader::WORKGROUP));
         self.dispatches.push((group, workgroups));
         Ok(())
     }
@@ -127,7 +176,7 @@ impl<'a> RowMove<'a> {
 }
 
 /// A piece of a tensor, in its parameters' window and in its state.
-fn stretches(side: Side<'_>, piece: &Piece) -> [Stretch; 2] {
+fn stretches(side: Side<'_>, piece: &Piece, params: Format) -> [Stretch; 2] {
     let block = &side.layout.blocks[piece.blocks.start as usize];
     let stretch = |base| Stretch {
         first: piece.elements.start as u32,
@@ -135,7 +184,8 @@ fn stretches(side: Side<'_>, piece: &Piece) -> [Stretch; 2] {
         base,
         elements: side.elements as u32,
     };
-    [stretch(block.start), stretch(block.state)]
+    // Slices start at whole words.
+    [stretch((u64::from(block.start) * params.bytes() / 4) as u32), stretch(block.state)]
 }
 
 impl Optimizer {
@@ -143,7 +193,8 @@ impl Optimizer {
     /// along the first dimension. The tensor's count of steps stays.
     ///
     /// # Errors
-    /// There is no such tensor, it is frozen, has no rows or not so many; or the device refuses what this needs.
+    /// There is no such tensor, it is frozen, has no rows or not so many; its state is `q8` and its rows are no
+    /// multiple of 256 elements; or the device refuses what this needs.
     /// Nothing is recorded then.
     pub fn zero_rows(&mut self, encoder: &mut wgpu::CommandEncoder, name: &str, rows: &[u32]) -> Result<()> {
         self.check_training("zero_rows")?;
@@ -156,7 +207,7 @@ impl Optimizer {
         }
         let side = Side { layout: &self.layout, windows: &self.windows, tensor, elements: planned.elements };
         let mut moved = RowMove::new(&self.gpu, name, &sources, width, planned.elements)?;
-        moved.add(None, side, &self.plan.initial_of(tensor))?;
+        moved.add(None, side, &Slots::of(&self.plan, tensor))?;
         moved.record(encoder)?;
         if let Some(lines) = &self.tables.lines {
             let places = transfer::factors_at(&self.plan, &lines.tables.headers, tensor);

@@ -237,8 +237,23 @@ pub struct Rows {
     pub fresh: Stretch,
     pub width: u32,
     pub slots: u32,
-    pub spare: [u32; 2],
-    pub initial: [f32; 8],
+    pub quad_words: u32,
+    pub scales: u32,
+    pub table: [RowSlot; 8],
+}
+
+/// `RowSlot` of `shaders/rows.wgsl`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, Pod, Zeroable)]
+pub struct RowSlot {
+    pub quad_words: u32,
+    pub quads_before: u32,
+    pub scales_before: u32,
+    pub fill: u32,
+    pub scale: u32,
+    pub spare0: u32,
+    pub spare1: u32,
+    pub spare2: u32,
 }
 
 /// Words of one step's scalars in the step table.

@@ -39,6 +39,9 @@ impl Numbers for f32 {
 impl Numbers for rows::Stretch {
     const KIND: ScalarKind = ScalarKind::Uint;
 }
+impl Numbers for rows::RowSlot {
+    const KIND: ScalarKind = ScalarKind::Uint;
+}
 impl<T: Numbers, const N: usize> Numbers for [T; N] {
     const KIND: ScalarKind = T::KIND;
 }
@@ -230,7 +233,8 @@ fn rows_equal_the_structs_of_every_kernel() {
     let lane = members!(Lane { lr, lr_decoupled, coupled, in_ratio, sign, unscale, ema_weight, spare, scalars });
     let verdict = members!(Verdict { action, lane, exponent, coefficient, elements, share, key, steps });
     let stretch = members!(Stretch { first, count, base, elements });
-    let moved_rows = members!(Rows { old, fresh, width, slots, spare, initial });
+    let row_slot = members!(RowSlot { quad_words, quads_before, scales_before, fill, scale, spare0, spare1, spare2 });
+    let moved_rows = members!(Rows { old, fresh, width, slots, quad_words, scales, table });
 
     let line_set = members!(LineSet {
         tensor,
@@ -297,6 +301,7 @@ fn rows_equal_the_structs_of_every_kernel() {
             ("LineSet", &line_set),
             ("LineJob", &line_job),
             ("Stretch", &stretch),
+            ("RowSlot", &row_slot),
             ("Rows", &moved_rows),
         ] {
             if module.types.iter().any(|(_, ty)| ty.name.as_deref() == Some(name)) {
@@ -305,7 +310,7 @@ fn rows_equal_the_structs_of_every_kernel() {
             }
         }
     }
-    assert_eq!(seen.len(), 12, "{seen:?}");
+    assert_eq!(seen.len(), 13, "{seen:?}");
 }
 
 #[test]

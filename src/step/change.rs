@@ -1,7 +1,7 @@
 //! What state goes on where tensors, groups and rows change between steps.
 
 use super::{Plan, PlannedTensor};
-use crate::storage::{Format, StateFormat};
+use crate::storage::{Q8_BLOCK, StateFormat};
 use crate::tensor::TensorSpec;
 use crate::{Error, Result};
 
@@ -50,18 +50,21 @@ impl Plan {
         }
     }
 
-    /// The tensor of that name, whose rows can be moved: it is updated, and its numbers lie one in a word.
+    /// The tensor of that name, whose rows can be moved: it is updated, and no two rows share a scale of q8.
     ///
     /// # Errors
-    /// There is none, it is frozen, or its parameters or its state are stored otherwise.
+    /// There is none, it is frozen or has no rows, or elements of two rows share a scale.
     pub(crate) fn movable_tensor(&self, name: &str) -> Result<usize> {
         let tensor = self.live_tensor(name)?;
-        let variant = self.variant_of(tensor);
-        let wide = variant.storage.params == Format::F32 && variant.formats().all(|format| format == StateFormat::F32);
-        if wide {
-            return Ok(tensor);
+        let (_, width) = self.tensors[tensor].rows()?;
+        let scaled = self.variant_of(tensor).formats().any(|format| format == StateFormat::Q8);
+        if scaled && !width.is_multiple_of(Q8_BLOCK.into()) {
+            let problem = format!(
+                "its rows of {width} elements cannot be moved: its state is \"q8\", where {Q8_BLOCK} elements share a scale"
+            );
+            return Err(Error::tensor(name, problem));
         }
-        Err(Error::tensor(name, format!("its rows cannot be moved: it is stored as {}", variant.storage)))
+        Ok(tensor)
     }
 
     /// By tensor of the plan to go on with: the tensor whose state it goes on with, of the same name and rule.
