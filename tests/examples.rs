@@ -1,5 +1,7 @@
 //! The examples run, and do what they say.
 
+#![allow(clippy::duplicate_mod, reason = "examples share kernel.rs, and each is a crate of its own")]
+
 mod support;
 
 #[path = "../examples/bring_your_own_device.rs"]
@@ -14,7 +16,7 @@ mod gaussian_fit;
 mod gradient_health;
 #[path = "../examples/mixed_precision.rs"]
 mod mixed_precision;
-#[path = "../examples/mlp_digits/main.rs"]
+#[path = "../examples/mlp_digits.rs"]
 mod mlp_digits;
 
 use gaussian_fit::{Model, PARTS, Params, Picture, Settings};
@@ -99,22 +101,22 @@ fn gaussians_fit_a_picture_and_keep_their_state() {
 #[test]
 fn the_gaussians_gradient_is_the_slope_of_the_loss() {
     let goal = Picture::sunset(64, 48);
-    let mut params = Params::default();
-    gaussian_fit::add(&mut params, &goal, &goal.rgb, 40, 0, &mut ChaCha8Rng::seed_from_u64(3)).unwrap();
+    let mut params = gaussian_fit::scatter(&goal, &goal.rgb, 40, 0, &mut ChaCha8Rng::seed_from_u64(3)).unwrap();
     // Neither round nor aligned: a turn of a circle changes nothing.
     params[1].chunks_exact_mut(3).for_each(|shape| shape[0] += 0.7);
     let loss = |params: &Params| {
         let residual = Model::new(&support::gpu(), &goal, params).unwrap().residual().unwrap();
         residual.iter().map(|r| f64::from(*r).powi(2)).sum::<f64>() / residual.len() as f64
     };
-    let gradients = Model::new(&support::gpu(), &goal, &params).unwrap().gradients().unwrap();
+    let model = Model::new(&support::gpu(), &goal, &params).unwrap();
+    model.residual().unwrap();
     for (part, (name, _)) in PARTS.iter().enumerate() {
         // Along the gradient of that part, by a hundredth of a pixel or of a unit.
-        let gradient = &gradients[part];
+        let gradient = gaussian_fit::kernel::read(&support::gpu(), model.arena.gradient(name).unwrap()).unwrap();
         let norm = gradient.iter().map(|g| f64::from(*g).powi(2)).sum::<f64>().sqrt();
         let along = |h: f64| {
             let mut moved = params.clone();
-            moved[part].iter_mut().zip(gradient).for_each(|(p, g)| *p += (h * f64::from(*g) / norm) as f32);
+            moved[part].iter_mut().zip(&gradient).for_each(|(p, g)| *p += (h * f64::from(*g) / norm) as f32);
             loss(&moved)
         };
         let slope = (along(0.01) - along(-0.01)) / 0.02;

@@ -1,6 +1,6 @@
 //! Pictures in linear steps from 0 to 1, three values a pixel.
 
-use super::Result;
+pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 #[derive(Debug, Clone)]
 pub struct Picture {
@@ -62,4 +62,10 @@ impl Picture {
         encoder.write_header()?.write_image_data(&pixels)?;
         Ok(bytes)
     }
+}
+
+/// The peak signal-to-noise ratio in decibels of a picture that is off by `residual`.
+pub fn psnr(residual: &[f32]) -> f64 {
+    let squares: f64 = residual.iter().map(|r| f64::from(r * r)).sum();
+    -10.0 * (squares / residual.len() as f64).log10()
 }
