@@ -49,6 +49,8 @@ enum Stroke {
     Dashed,
     /// No line: a cross at each point.
     Crosses,
+    /// No line: a ring around each point.
+    Rings,
 }
 
 impl Curve {
@@ -60,6 +62,11 @@ impl Curve {
     /// A cross at each point and no line.
     pub fn crosses(name: impl Into<String>, colour: RGBColor, points: Vec<(f64, f64)>) -> Self {
         Self { stroke: Stroke::Crosses, ..Self::lines(name, colour, points) }
+    }
+
+    /// A ring around each point and no line.
+    pub fn rings(name: impl Into<String>, colour: RGBColor, points: Vec<(f64, f64)>) -> Self {
+        Self { stroke: Stroke::Rings, ..Self::lines(name, colour, points) }
     }
 
     /// A dash for each stretch between two points.
@@ -104,6 +111,13 @@ impl Axis {
     }
 }
 
+/// Where a legend stands: over the plot, or beside it where it hides no curve.
+#[derive(Debug, Clone)]
+pub enum Legend {
+    Inside(Corner),
+    Beside,
+}
+
 /// A picture of curves over two axes.
 #[derive(Debug, Clone)]
 pub struct Chart {
@@ -111,23 +125,58 @@ pub struct Chart {
     pub x: Axis,
     pub y: Axis,
     pub curves: Vec<Curve>,
-    pub legend: Corner,
+    pub legend: Legend,
 }
 
 impl Chart {
-    /// The chart by itself.
+    /// The chart by itself; of that size without a legend beside.
     pub fn svg(&self, size: (u32, u32)) -> Result<String> {
         grid(std::slice::from_ref(self), 1, size)
     }
 
+    /// The curves that the legend names.
+    fn named(&self) -> impl Iterator<Item = &Curve> {
+        self.curves.iter().filter(|curve| !curve.name.is_empty())
+    }
+
+    /// Pixels that the legend takes beside the plot.
+    fn beside(&self) -> u32 {
+        match self.legend {
+            Legend::Inside(_) => 0,
+            // A sample of 22 pixels, then about 8 a letter.
+            Legend::Beside => self.named().map(|curve| 45 + 8 * curve.name.chars().count() as u32).max().unwrap_or(0),
+        }
+    }
+
     fn draw(&self, area: &Area<'_>) -> Drawn {
+        let (plot, beside) = area.split_horizontally(area.dim_in_pixel().0.saturating_sub(self.beside()));
         let (x, y) = (self.x.range.clone(), self.y.range.clone());
         match (self.x.log, self.y.log) {
-            (false, false) => self.draw_on(area, x, y),
-            (false, true) => self.draw_on(area, x, y.log_scale()),
-            (true, false) => self.draw_on(area, x.log_scale(), y),
-            (true, true) => self.draw_on(area, x.log_scale(), y.log_scale()),
+            (false, false) => self.draw_on(&plot, x, y),
+            (false, true) => self.draw_on(&plot, x, y.log_scale()),
+            (true, false) => self.draw_on(&plot, x.log_scale(), y),
+            (true, true) => self.draw_on(&plot, x.log_scale(), y.log_scale()),
+        }?;
+        match self.legend {
+            Legend::Inside(_) => Ok(()),
+            Legend::Beside => self.draw_legend(&beside),
         }
+    }
+
+    fn draw_legend(&self, area: &Area<'_>) -> Drawn {
+        // From the plot's top on, below the title.
+        for (row, Curve { name, colour, stroke, width, .. }) in (0..).zip(self.named()) {
+            let (style, y) = (colour.stroke_width(*width), 55 + 22 * row);
+            let line = |from, to| PathElement::new([(from, y), (to, y)], style);
+            match stroke {
+                Stroke::Solid => area.draw(&line(0, 22))?,
+                Stroke::Dashed => [line(0, 8), line(14, 22)].iter().try_for_each(|dash| area.draw(dash))?,
+                Stroke::Crosses => area.draw(&Cross::new((11, y), 5, style))?,
+                Stroke::Rings => area.draw(&Circle::new((11, y), 5, style))?,
+            }
+            area.draw(&Text::new(name.as_str(), (30, y - 7), (FONT, 15)))?;
+        }
+        Ok(())
     }
 
     fn draw_on<X, Y>(&self, area: &Area<'_>, x: X, y: Y) -> Drawn
@@ -166,6 +215,7 @@ impl Chart {
                 Stroke::Solid => chart.draw_series(LineSeries::new(points.iter().copied(), style))?,
                 Stroke::Dashed => chart.draw_series(DashedLineSeries::new(points.iter().copied(), 6, 5, style))?,
                 Stroke::Crosses => chart.draw_series(points.iter().map(|point| Cross::new(*point, 5, style)))?,
+                Stroke::Rings => chart.draw_series(points.iter().map(|point| Circle::new(*point, 5, style)))?,
             };
             if name.is_empty() {
                 continue;
@@ -174,11 +224,13 @@ impl Chart {
                 Stroke::Solid => drawn.label(name).legend(move |at| EmptyElement::at(at) + line(0, 22)),
                 Stroke::Dashed => drawn.label(name).legend(move |at| EmptyElement::at(at) + line(0, 8) + line(14, 22)),
                 Stroke::Crosses => drawn.label(name).legend(move |(x, y)| Cross::new((x + 11, y), 5, style)),
+                Stroke::Rings => drawn.label(name).legend(move |(x, y)| Circle::new((x + 11, y), 5, style)),
             };
         }
+        let Legend::Inside(corner) = &self.legend else { return Ok(()) };
         chart
             .configure_series_labels()
-            .position(self.legend.clone())
+            .position(corner.clone())
             .legend_area_size(28)
             .margin(12)
             .label_font((FONT, 15))
@@ -189,15 +241,24 @@ impl Chart {
     }
 }
 
-/// Charts in rows of so many, each of that size.
+/// Charts in rows of so many, each of that size; columns with legends beside are wider by these.
 pub fn grid(charts: &[Chart], columns: usize, (width, height): (u32, u32)) -> Result<String> {
     let rows = charts.len().div_ceil(columns);
+    let beside = |column| charts.iter().skip(column).step_by(columns).map(Chart::beside).max().unwrap_or(0);
+    let widths: Vec<u32> = (0..columns).map(|column| width + beside(column)).collect();
     let mut svg = String::new();
     let mut draw = || -> Drawn {
-        let root =
-            SVGBackend::with_string(&mut svg, (width * columns as u32, height * rows as u32)).into_drawing_area();
+        let size = (widths.iter().sum(), height * rows as u32);
+        let root = SVGBackend::with_string(&mut svg, size).into_drawing_area();
         root.fill(&WHITE)?;
-        for (area, chart) in root.split_evenly((rows, columns)).iter().zip(charts) {
+        let rights = widths.iter().scan(0, |right, width| {
+            *right += *width as i32;
+            Some(*right)
+        });
+        let bottoms = (1..rows as i32).map(|row| row * height as i32);
+        let areas =
+            root.split_by_breakpoints(rights.take(columns - 1).collect::<Vec<_>>(), bottoms.collect::<Vec<_>>());
+        for (area, chart) in areas.iter().zip(charts) {
             chart.draw(area)?;
         }
         root.present()?;
@@ -217,7 +278,7 @@ pub fn learning_rate(curve: Curve) -> Chart {
         x: Axis::linear("t (steps taken so far)", whole, 0.0..last),
         y: Axis::linear("learning rate", short, 0.0..top),
         curves: vec![curve],
-        legend: Corner::UpperRight,
+        legend: Legend::Inside(Corner::UpperRight),
     }
 }
 
@@ -227,7 +288,13 @@ pub fn log_log(panels: Vec<(String, Vec<Curve>)>, x: &'static str, y: &'static s
     // All alike, so that they compare.
     let (across, up) =
         (Axis::decades(x, short, all.iter().map(|p| p.0)), Axis::decades(y, plain, all.iter().map(|p| p.1)));
-    let chart = |(title, curves)| Chart { title, curves, x: across.clone(), y: up.clone(), legend: Corner::LowerRight };
+    let chart = |(title, curves)| Chart {
+        title,
+        curves,
+        x: across.clone(),
+        y: up.clone(),
+        legend: Legend::Inside(Corner::LowerRight),
+    };
     let charts: Vec<_> = panels.into_iter().map(chart).collect();
     grid(&charts, charts.len().clamp(1, 2), (520, 440))
 }

@@ -17,7 +17,7 @@ h1 { font-size: 1.5rem; margin: 0; } h2 { font-size: 1.1rem; margin: 2rem 0 .5re
 .figures { display: flex; flex-wrap: wrap; gap: .75rem; padding: 0; list-style: none; }
 .figures li { background: #fff; border: 1px solid #ddd; border-radius: 6px; padding: .5rem 1rem; min-width: 8rem; }
 .figures b { display: block; font-size: 1.4rem; font-variant-numeric: tabular-nums; }
-.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(420px, 1fr)); gap: 1rem; }
+.charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(420px, 1fr)); gap: 1rem; }
 figure { margin: 0; background: #fff; border: 1px solid #ddd; border-radius: 6px; overflow: hidden; }
 figure svg { display: block; width: 100%; height: auto; }
 .wide { overflow-x: auto; }
@@ -57,6 +57,7 @@ pub fn html(run: &Run<'_>) -> Result<String> {
         html lang="en" {
             head {
                 meta charset="utf-8";
+                meta name="color-scheme" content="light";
                 meta name="viewport" content="width=device-width, initial-scale=1";
                 title { "Training report" }
                 style { (PreEscaped(CSS)) }
@@ -84,7 +85,7 @@ pub fn html(run: &Run<'_>) -> Result<String> {
                     (health)
                     (table(look))
                 } @else {
-                    p { "Nobody looked: only the GPU does, and only at steps of this run." }
+                    p { "Nobody looked at a step of this run." }
                 }
                 h2 { "Configuration" }
                 pre { (run.config.trim()) }
@@ -113,7 +114,8 @@ fn figures(charts: &[Chart]) -> Result<Markup> {
 
 /// The picture without its fixed size: the page decides, and the view box keeps the shape.
 fn scalable(svg: &str) -> String {
-    svg.replacen("width=\"520\" height=\"400\" ", "", 1)
+    let size = svg.find("width=").zip(svg.find("viewBox="));
+    size.map_or_else(|| svg.to_owned(), |(from, to)| [&svg[..from], &svg[to..]].concat())
 }
 
 fn table(look: &Health) -> Markup {

@@ -2,7 +2,7 @@
 
 use contour::ContourBuilder;
 
-use super::{Axis, BLACK, Chart, Corner, Curve, PALETTE, RGBColor, plain, short, whole};
+use super::{Axis, BLACK, Chart, Corner, Curve, Legend, PALETTE, RGBColor, plain, short, whole};
 use crate::error::{Error, Result};
 use crate::race::digits::Lap;
 use crate::race::functions::{Function, Path};
@@ -30,13 +30,15 @@ pub fn function(function: Function, rules: &[&str], paths: &[&Path]) -> Result<[
         // The legend stands beside the map, where it hides no path.
         curves.push(curve(n, "", points.collect()));
     }
+    let start = paths.iter().filter_map(|path| path.points.first()).map(|[x, y, _]| (*x, *y)).take(1);
+    curves.push(Curve::rings("start", BLACK, start.collect()));
     curves.push(Curve::crosses("minimum", BLACK, function.minima().to_vec()));
     let map = Chart {
         title: format!("{}: paths, coloured as on the right", function.name()),
         x: Axis::linear("x", plain, x.clone()),
         y: Axis::linear("y", plain, y.clone()),
         curves,
-        legend: Corner::UpperRight,
+        legend: Legend::Inside(Corner::UpperRight),
     };
 
     // Below the rounding of f32 there is nothing to see.
@@ -53,17 +55,18 @@ pub fn function(function: Function, rules: &[&str], paths: &[&Path]) -> Result<[
         x: Axis::linear("step", whole, 0.0..steps as f64),
         y: Axis::decades("value above the minimum", short, values),
         curves,
-        legend: Corner::UpperRight,
+        legend: Legend::Beside,
     };
     Ok([map, fall])
 }
 
 /// How the training loss fell, and what the networks recognise of the images held back.
 pub fn digits(rules: &[&str], laps: &[&Lap]) -> [Chart; 2] {
-    let curves = |of: fn(&crate::network::trainer::Epoch) -> f64| {
+    let curves = |named: bool, of: fn(&crate::network::trainer::Epoch) -> f64| {
         let lap = |(n, (rule, lap)): (usize, (&&str, &&Lap))| {
             let points = (1..).map(f64::from).zip(lap.history.iter().map(of)).filter(|p| p.1.is_finite());
-            curve(n, &format!("{rule}, lr {}", short(lap.lr)), points.collect()).marked()
+            let name = if named { format!("{rule}, lr {}", short(lap.lr)) } else { String::new() };
+            curve(n, &name, points.collect()).marked()
         };
         rules.iter().zip(laps).enumerate().map(lap).collect::<Vec<_>>()
     };
@@ -72,18 +75,18 @@ pub fn digits(rules: &[&str], laps: &[&Lap]) -> [Chart; 2] {
     let x = Axis::linear("epoch", whole, 1.0..epochs as f64);
     let lowest = history().map(|e| 100.0 * e.held_back.accuracy()).fold(95.0, f64::min);
     let loss = Chart {
-        title: "Digits: training loss".to_owned(),
+        title: "Digits: training loss, coloured as on the right".to_owned(),
         x: x.clone(),
         y: Axis::decades("mean cross-entropy (nats)", plain, history().map(|e| e.training.loss)),
-        curves: curves(|e| e.training.loss),
-        legend: Corner::LowerLeft,
+        curves: curves(false, |e| e.training.loss),
+        legend: Legend::Beside,
     };
     let accuracy = Chart {
         title: "Digits: held back".to_owned(),
         x,
         y: Axis::linear("images recognised (%)", plain, (lowest / 5.0).floor() * 5.0..100.0),
-        curves: curves(|e| 100.0 * e.held_back.accuracy()),
-        legend: Corner::LowerRight,
+        curves: curves(true, |e| 100.0 * e.held_back.accuracy()),
+        legend: Legend::Beside,
     };
     [loss, accuracy]
 }

@@ -2,7 +2,7 @@
 
 use wgpu_optim::{Health, Report, TensorHealth, Verdict};
 
-use super::{Axis, BLUE, Chart, Corner, Curve, ORANGE, PALETTE, learning_rate, plain, short, whole};
+use super::{Axis, BLUE, Chart, Corner, Curve, Legend, ORANGE, PALETTE, learning_rate, plain, short, whole};
 use crate::network::telemetry::Telemetry;
 use crate::network::trainer::Epoch;
 
@@ -29,14 +29,14 @@ pub fn scores(history: &[Epoch]) -> Vec<Chart> {
             x: epochs.clone(),
             y: Axis::decades("mean cross-entropy (nats)", plain, history.iter().flat_map(loss)),
             curves: curves(&loss),
-            legend: Corner::UpperRight,
+            legend: Legend::Inside(Corner::UpperRight),
         },
         Chart {
             title: "Accuracy".to_owned(),
             x: epochs,
             y: Axis::linear("images recognised (%)", plain, (lowest / 5.0).floor() * 5.0..100.0),
             curves: curves(&accuracy),
-            legend: Corner::LowerRight,
+            legend: Legend::Inside(Corner::LowerRight),
         },
     ]
 }
@@ -87,7 +87,7 @@ fn by_tensor(looks: &[Health], title: &str, y: &'static str, of: fn(&TensorHealt
         return None;
     }
     if !ill.is_empty() {
-        curves.push(Curve::crosses("vanishing, exploding or dead", super::BLACK, ill));
+        curves.push(Curve::crosses("not healthy", super::BLACK, ill));
     }
     let steps = looks.iter().map(|look| look.steps_taken);
     Some(Chart {
@@ -95,7 +95,7 @@ fn by_tensor(looks: &[Health], title: &str, y: &'static str, of: fn(&TensorHealt
         x: Axis::linear("step", whole, 0.0..steps.max().unwrap_or(1).max(1) as f64),
         y: Axis::decades(y, short, all.iter().map(|p| p.1)),
         curves,
-        legend: Corner::LowerLeft,
+        legend: Legend::Beside,
     })
 }
 
@@ -121,14 +121,14 @@ pub fn steps(reports: &[Report]) -> Vec<Chart> {
         x: x.clone(),
         y: Axis::linear("gradients are multiplied with", short, 0.0..1.05 * highest),
         curves: vec![Curve::lines("coefficient", BLUE, coefficients)],
-        legend: Corner::LowerRight,
+        legend: Legend::Inside(Corner::LowerRight),
     });
     charts.push(Chart {
         title: "Global norm".to_owned(),
         x,
         y: Axis::decades("norm of all gradients", short, norms.iter().map(|p| p.1)),
         curves: vec![Curve::lines("before the clip", ORANGE, norms)],
-        legend: Corner::UpperRight,
+        legend: Legend::Inside(Corner::UpperRight),
     });
     charts
 }

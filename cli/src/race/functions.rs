@@ -21,7 +21,7 @@ impl Function {
     pub const ALL: [Self; 4] = [Self::Rosenbrock, Self::Beale, Self::Rastrigin, Self::Saddle];
 
     pub fn name(self) -> &'static str {
-        ["Rosenbrock", "Beale", "Rastrigin", "saddle"][self as usize]
+        ["Rosenbrock", "Beale", "Rastrigin", "Saddle"][self as usize]
     }
 
     /// Where paths begin.
