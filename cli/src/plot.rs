@@ -268,17 +268,18 @@ pub fn grid(charts: &[Chart], columns: usize, (width, height): (u32, u32)) -> Re
     Ok(svg)
 }
 
-/// The learning rate over the steps.
-pub fn learning_rate(curve: Curve) -> Chart {
+/// The learning rate over the steps: that of a schedule, or as it was seen.
+pub fn learning_rate(which: &str, points: Vec<(f64, f64)>) -> Chart {
+    let curve = Curve::lines("", BLUE, points);
     let last = curve.points.iter().map(|p| p.0).fold(1.0, f64::max);
     let highest = curve.points.iter().map(|p| p.1).filter(|lr| lr.is_finite()).fold(0.0, f64::max);
     let top = if highest > 0.0 { 1.05 * highest } else { 1.0 };
     Chart {
-        title: "Learning rate".to_owned(),
+        title: format!("Learning rate: {which}"),
         x: Axis::linear("t (steps taken so far)", whole, 0.0..last),
         y: Axis::linear("learning rate", short, 0.0..top),
         curves: vec![curve],
-        legend: Legend::Inside(Corner::UpperRight),
+        legend: Legend::Beside,
     }
 }
 

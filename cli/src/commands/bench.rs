@@ -31,16 +31,16 @@ much the optimizer costs beyond that. \"default\" tests gradients for NaN and in
 first, which reads them twice; \"propagate\" does not. Sizes take k, M and G, which
 multiply by 1024 each. GPU times are the GPU's own where it has timestamps.")]
 pub struct Args {
-    /// Rules to measure
+    /// Rules to measure, with commas between
     #[arg(long, value_name = "NAME", value_delimiter = ',', default_value = "adamw")]
     rule: Vec<String>,
     /// Where to compute
     #[arg(long, value_enum, default_value = "both")]
     backend: Backends,
-    /// Parameters of all tensors together
+    /// Parameters of all tensors together, likewise
     #[arg(long, value_name = "N", value_delimiter = ',', default_value = "1k,64k,1M,16M")]
     elements: Vec<Size>,
-    /// Tensors that share them
+    /// Tensors that share them, likewise
     #[arg(long, value_name = "N", value_delimiter = ',', default_value = "1,1000")]
     tensors: Vec<Size>,
     /// How numbers lie in memory; on the CPU parameters and gradients are f32, rounded to it

@@ -26,7 +26,7 @@ lowest for it: of 1e-4 to 1, three in each decade; on the digits of 1e-3 to 0.5.
 other options have their defaults. All functions are zero at their lowest points.
 Rastrigin has many minima: who ends in which is luck.")]
 pub struct Args {
-    /// The rules
+    /// The rules, with commas between
     #[arg(
         long,
         value_name = "NAME",
@@ -34,7 +34,7 @@ pub struct Args {
         default_value = "sgd,momentum,adagrad,rmsprop,adam,nadam,lion"
     )]
     rule: Vec<String>,
-    /// What to race on
+    /// What to race on, likewise
     #[arg(long, value_enum, value_delimiter = ',', default_value = "rosenbrock,beale,rastrigin,saddle,digits")]
     on: Vec<Course>,
     /// Steps on each function

@@ -9,7 +9,6 @@ use wgpu_optim::step::Plan;
 
 use crate::error::{Error, Result};
 use crate::output::{self, Outputs};
-use crate::plot::Curve;
 use crate::{input, losses, plot, style};
 
 /// Show the learning rate over the steps of a run
@@ -64,8 +63,7 @@ pub fn run(args: &Args) -> Result<()> {
 
     if args.plot.is_some() {
         let points = thinned(rates.len(), POINTS).map(|t| (t as f64, rates[t])).collect();
-        let curve = Curve::lines(name(&config), plot::BLUE, points);
-        outputs.write(&[plot::learning_rate(curve).svg((800, 420))?.into_bytes()])?;
+        outputs.write(&[plot::learning_rate(&name(&config), points).svg((800, 420))?.into_bytes()])?;
     }
     if args.json {
         let rows = rates.iter().enumerate().map(|(t, lr)| json!({ "t": t, "lr": lr }));

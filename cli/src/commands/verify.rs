@@ -17,7 +17,7 @@ use crate::{backend, output, style};
 Examples:
   wgpu-optim verify --selftest                  some seconds: is this driver sane?
   wgpu-optim verify                             every rule with every option
-  wgpu-optim verify --rule adamw --rule lion    only those rules
+  wgpu-optim verify --rule adamw,lion           only those rules
   wgpu-optim verify --json | jq '.[] | select(.passed | not)'
 
 An error is |found - exact| / |exact - start|, in norms over a tensor; the worst
@@ -29,8 +29,8 @@ that is not finite changes no bit under on_nonfinite = \"skip\"; two runs end wi
 the same bits; tensors between poisoned words at odd offsets end with those of an
 arena, and the words stay. A miss ends with exit code 1.")]
 pub struct Args {
-    /// A rule to check; may be given again [default: all]
-    #[arg(long, value_name = "NAME")]
+    /// The rules to check, with commas between [default: all]
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
     rule: Vec<String>,
     /// Steps of each comparison
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]

@@ -107,8 +107,7 @@ pub fn steps(reports: &[Report]) -> Vec<Chart> {
     if reports.is_empty() {
         return Vec::new();
     }
-    let rate = Curve::lines("as the device applied it", BLUE, points(|r| Some(r.lr)));
-    let mut charts = vec![learning_rate(rate)];
+    let mut charts = vec![learning_rate("as it was applied", points(|r| Some(r.lr)))];
     let norms = points(|r| r.global_norm.filter(|norm| *norm > 0.0 && norm.is_finite()));
     if norms.is_empty() {
         return charts;
@@ -120,15 +119,15 @@ pub fn steps(reports: &[Report]) -> Vec<Chart> {
         title: "Clip coefficient".to_owned(),
         x: x.clone(),
         y: Axis::linear("gradients are multiplied with", short, 0.0..1.05 * highest),
-        curves: vec![Curve::lines("coefficient", BLUE, coefficients)],
-        legend: Legend::Inside(Corner::LowerRight),
+        curves: vec![Curve::lines("", BLUE, coefficients)],
+        legend: Legend::Beside,
     });
     charts.push(Chart {
-        title: "Global norm".to_owned(),
+        title: "Global norm before the clip".to_owned(),
         x,
         y: Axis::decades("norm of all gradients", short, norms.iter().map(|p| p.1)),
-        curves: vec![Curve::lines("before the clip", ORANGE, norms)],
-        legend: Legend::Inside(Corner::UpperRight),
+        curves: vec![Curve::lines("", ORANGE, norms)],
+        legend: Legend::Beside,
     });
     charts
 }

@@ -11,12 +11,12 @@ fn everybody_leaves_the_saddle_and_learns_the_digits() {
     assert_eq!(rows.len(), 4);
     for rule in ["momentum", "adam"] {
         // The saddle itself is at 0.25; f32 ends a little above or below zero.
-        assert!(of(rule, "Saddle")["value"].as_f64().unwrap().abs() < 1e-4, "{rows:?}");
-        assert!(of(rule, "Saddle")["steps_to_1e-3"].as_u64().unwrap() < 400, "{rows:?}");
+        assert!(of(rule, "saddle")["value"].as_f64().unwrap().abs() < 1e-4, "{rows:?}");
+        assert!(of(rule, "saddle")["steps_to_1e-3"].as_u64().unwrap() < 400, "{rows:?}");
         assert!(of(rule, "digits")["value"].as_f64().unwrap() < 2.0, "{rows:?}");
     }
     let svg = std::fs::read_to_string(&plot).unwrap();
-    for text in ["saddle: paths", "saddle: value", "Digits: training loss", "momentum, lr", "adam, lr", "minimum"] {
+    for text in ["Saddle: paths", "Saddle: value", "Digits: training loss", "momentum, lr", "adam, lr", "minimum"] {
         assert!(svg.contains(text), "the plot lacks {text:?}");
     }
     assert!(!svg.contains("Beale"));
