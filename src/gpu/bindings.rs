@@ -252,6 +252,12 @@ impl SpanCache {
     }
 }
 
+/// Bytes of so many spans' rows, and of the codes.
+pub fn bytes(layout: &Layout, spans: usize) -> u64 {
+    let codes = if layout.windows.iter().any(has_codes) { size_of_val(codes().as_slice()) } else { 0 };
+    spans as u64 * UNIFORM_STRIDE + codes as u64
+}
+
 fn has_codes(window: &Window) -> bool {
     window.slots.contains(&StateFormat::Q8)
 }

@@ -72,6 +72,20 @@ pub fn span_sum(plan: &Plan, code: &Variant, by: ByLine) -> Wanted<'static> {
     Wanted { kernel, author: Author::Ours, groups: vec![span, sum_bindings(reads_values(plan, by))] }
 }
 
+/// Bytes of what goes by lines.
+pub fn bytes(tables: &LineTables) -> u64 {
+    let stages = [&tables.units, &tables.gradients, &tables.rows].map(|stage| match stage.jobs.is_empty() {
+        true => 0,
+        false => size_of_val(stage.jobs.as_slice()) + size_of_val(stage.folds.as_slice()),
+    });
+    let sets = tables.sets.len().max(1) * size_of::<LineSet>();
+    (sets + stages.iter().sum::<usize>()) as u64 + partial_bytes(tables) + u64::from(tables.words) * 4
+}
+
+fn partial_bytes(tables: &LineTables) -> u64 {
+    u64::from(tables.partials.max(1)) * 16
+}
+
 impl Lines {
     pub fn new(gpu: &Gpu, plan: &Plan, tables: LineTables, shared: &Shared<'_>) -> Result<Self> {
         let usage = BufferUsages::STORAGE;
@@ -79,7 +93,7 @@ impl Lines {
         let no_set = [LineSet::zeroed()];
         let sets: &[LineSet] = if tables.sets.is_empty() { &no_set } else { &tables.sets };
         let sets = gpu.buffer_of("line sets", cast_slice(sets), usage)?;
-        let partials = gpu.buffer("parts of lines", u64::from(tables.partials.max(1)) * 16, usage)?;
+        let partials = gpu.buffer("parts of lines", partial_bytes(&tables), usage)?;
         let values = gpu.buffer(
             "values by line",
             u64::from(tables.words) * 4,

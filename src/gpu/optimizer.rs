@@ -11,7 +11,7 @@ use super::record::Recorder;
 use super::reports::{Reports, Snapshot};
 use super::slice::{Slice, Tensor};
 use super::step_table::StepTable;
-use super::tables::{self, Tables, Watch};
+use super::tables::{Tables, Watch};
 use super::windows::{placements, windows};
 use crate::config::OptimizerConfig;
 use crate::health::{Health, HealthConfig};
@@ -75,7 +75,7 @@ impl Optimizer {
         let tables = Tables::new(gpu, &plan, &layout, &step_table)?;
         let spans = SpanCache::new(gpu, &layout, plan.gradient.accumulates())?;
         let mut optimizer = Self {
-            reports: Reports::new(gpu, tables::control_bytes(&plan))?,
+            reports: Reports::new(gpu, &plan)?,
             kernels: Kernels::new(gpu, &plan)?,
             gpu: gpu.clone(),
             config: config.clone(),

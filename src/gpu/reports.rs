@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::context::Gpu;
 use super::mailbox::Mailbox;
 use super::rows::Control;
+use super::tables::control_bytes;
 use crate::Result;
+use crate::step::Plan;
 
 /// Steps whose report can be under way at once; a step that finds none free has no report.
 const SLOTS: usize = 8;
@@ -75,8 +77,14 @@ impl Snapshot {
     }
 }
 
+/// Bytes of all slots.
+pub fn bytes(plan: &Plan) -> u64 {
+    SLOTS as u64 * control_bytes(plan)
+}
+
 impl Reports {
-    pub fn new(gpu: &Gpu, bytes: u64) -> Result<Self> {
+    pub fn new(gpu: &Gpu, plan: &Plan) -> Result<Self> {
+        let bytes = control_bytes(plan);
         let mailbox = Mailbox::new(gpu, "report", SLOTS, bytes)?;
         Ok(Self { mailbox, bytes, generation: 0, dropped: Arc::default() })
     }

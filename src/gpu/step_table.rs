@@ -65,8 +65,19 @@ struct Lane {
     filled: u64,
 }
 
-impl StepTable {
-    pub fn new(gpu: &Gpu, plan: &Plan, rates: &Rates) -> Result<Self> {
+/// Where what the table holds starts, in words.
+#[derive(Debug, Clone, Copy)]
+pub struct Places {
+    own_rows: u64,
+    rates_at: u64,
+    factors_at: u64,
+    rows_at: u64,
+    own_at: u64,
+    words: u64,
+}
+
+impl Places {
+    pub fn of(plan: &Plan) -> Self {
         let groups = plan.groups.len() as u64;
         let tensors = plan.tensors.len() as u64;
         let row = ROW_WORDS as u64;
@@ -76,13 +87,25 @@ impl StepTable {
         let factors_at = rates_at + groups * RATES_WORDS;
         let rows_at = factors_at + STEP_ROWS;
         let own_at = rows_at + groups * STEP_ROWS * row;
-        let words = own_at + tensors * own_rows * row;
+        Self { own_rows, rates_at, factors_at, rows_at, own_at, words: own_at + tensors * own_rows * row }
+    }
+
+    pub fn bytes(self) -> u64 {
+        self.words * 4
+    }
+}
+
+impl StepTable {
+    pub fn new(gpu: &Gpu, plan: &Plan, rates: &Rates) -> Result<Self> {
+        let (groups, tensors) = (plan.groups.len(), plan.tensors.len());
+        let Places { own_rows, rates_at, factors_at, rows_at, own_at, words } = Places::of(plan);
+        let row = ROW_WORDS as u64;
         if words * 4 > gpu.limits().binding {
             let reason = format!("{groups} groups and {tensors} tensors pass the longest binding");
             return Err(Error::Device { what: "the step table".to_owned(), reason });
         }
         let buffer = gpu.buffer("step table", words * 4, BufferUsages::STORAGE | BufferUsages::COPY_DST)?;
-        let lanes = (0..groups)
+        let lanes = (0..groups as u64)
             .map(|g| Lane {
                 group: g as usize,
                 tensor: None,

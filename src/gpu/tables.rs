@@ -123,10 +123,52 @@ pub fn control_bytes(plan: &Plan) -> u64 {
     (size_of::<Control>() + 4 * words * plan.tensors.len().max(1)) as u64
 }
 
+/// Bytes of each table.
+#[derive(Debug, Clone, Copy)]
+pub struct Sizes {
+    blocks: u64,
+    tensors: u64,
+    settings: u64,
+    control: u64,
+    loss_scale: u64,
+    lanes: u64,
+    verdicts: u64,
+    /// Of a word for each tensor; there are two.
+    marks: u64,
+    partials: u64,
+    sums: u64,
+}
+
+impl Sizes {
+    pub fn of(plan: &Plan, layout: &Layout) -> Self {
+        let (blocks, tensors) = (layout.blocks.len().max(1), plan.tensors.len().max(1));
+        // Parts and sums of parameters and of updates, where both are measured.
+        let sets = if plan.measures() { 2 } else { 1 };
+        let of = |count: usize, row: usize| (count * row) as u64;
+        Self {
+            blocks: of(blocks, size_of::<BlockRow>()),
+            tensors: of(tensors, size_of::<TensorRow>()),
+            settings: of(1, size_of::<Settings>()),
+            control: control_bytes(plan),
+            // A uniform binding takes it too.
+            loss_scale: 16,
+            lanes: of(plan.groups.len() + plan.tensors.len(), size_of::<Lane>()),
+            verdicts: of(tensors, size_of::<Verdict>()),
+            marks: of(tensors, 4),
+            partials: of(sets * blocks, size_of::<Partial>()),
+            sums: of(sets * tensors, size_of::<Partial>()),
+        }
+    }
+
+    pub fn total(self) -> u64 {
+        let Self { blocks, tensors, settings, control, loss_scale, lanes, verdicts, marks, partials, sums } = self;
+        blocks + tensors + settings + control + loss_scale + lanes + verdicts + 2 * marks + partials + sums
+    }
+}
+
 impl Tables {
     pub fn new(gpu: &Gpu, plan: &Plan, layout: &Layout, table: &StepTable) -> Result<Self> {
-        let tensor_count = plan.tensors.len().max(1) as u64;
-        let lane_count = (plan.groups.len() + plan.tensors.len()) as u64;
+        let sizes = Sizes::of(plan, layout);
         let rows: Vec<_> = layout
             .blocks
             .iter()
@@ -142,8 +184,7 @@ impl Tables {
             })
             .collect();
         let storage = BufferUsages::STORAGE;
-        let blocks =
-            gpu.buffer("blocks", (rows.len().max(1) * size_of::<BlockRow>()) as u64, storage | BufferUsages::COPY_DST)?;
+        let blocks = gpu.buffer("blocks", sizes.blocks, storage | BufferUsages::COPY_DST)?;
         gpu.put(&blocks, 0, cast_slice(&rows))?;
         let tensor_rows: Vec<_> = (0..plan.tensors.len())
             .map(|t| {
@@ -161,8 +202,7 @@ impl Tables {
                 }
             })
             .collect();
-        let tensors =
-            gpu.buffer("tensors", tensor_count * size_of::<TensorRow>() as u64, storage | BufferUsages::COPY_DST)?;
+        let tensors = gpu.buffer("tensors", sizes.tensors, storage | BufferUsages::COPY_DST)?;
         gpu.put(&tensors, 0, cast_slice(&tensor_rows))?;
 
         let [rates_at, factors_at, factor_rows] = table.places();
@@ -190,26 +230,22 @@ impl Tables {
             ema_interval: ema.interval as u32,
             ema_decay: ema.decay as f32,
         };
-        let settings =
-            gpu.buffer("settings", size_of::<Settings>() as u64, BufferUsages::UNIFORM | BufferUsages::COPY_DST)?;
+        let settings = gpu.buffer("settings", sizes.settings, BufferUsages::UNIFORM | BufferUsages::COPY_DST)?;
         gpu.put(&settings, 0, bytemuck::bytes_of(&settings_row))?;
 
         let copied = storage | BufferUsages::COPY_DST | BufferUsages::COPY_SRC;
-        let control = gpu.buffer("control", control_bytes(plan), copied)?;
+        let control = gpu.buffer("control", sizes.control, copied)?;
         let scale = gradient.initial_scale();
         let start = Control { loss_scale: scale as f32, unscale: gradient.unscale(scale) as f32, ..Control::default() };
         gpu.put(&control, 0, bytemuck::bytes_of(&start))?;
-        // A uniform binding takes it too: sixteen bytes.
-        let loss_scale = gpu.buffer("loss scale", 16, copied | BufferUsages::UNIFORM)?;
+        let loss_scale = gpu.buffer("loss scale", sizes.loss_scale, copied | BufferUsages::UNIFORM)?;
         gpu.put(&loss_scale, 0, bytemuck::bytes_of(&(scale as f32)))?;
-        let lanes = gpu.buffer("lanes", lane_count * size_of::<Lane>() as u64, storage)?;
-        let verdicts = gpu.buffer("verdicts", tensor_count * size_of::<Verdict>() as u64, storage)?;
-        let absent = gpu.buffer("absent", tensor_count * 4, copied)?;
-        let ones = gpu.buffer_of("ones", cast_slice(&vec![1u32; tensor_count as usize]), BufferUsages::COPY_SRC)?;
-        // Parts and sums of parameters and of updates, where both are measured.
-        let sets = if plan.measures() { 2 } else { 1 };
-        let partials = gpu.buffer("partials", (sets * rows.len().max(1) * size_of::<Partial>()) as u64, copied)?;
-        let sums = gpu.buffer("sums", sets as u64 * tensor_count * size_of::<Partial>() as u64, copied)?;
+        let lanes = gpu.buffer("lanes", sizes.lanes, storage)?;
+        let verdicts = gpu.buffer("verdicts", sizes.verdicts, storage)?;
+        let absent = gpu.buffer("absent", sizes.marks, copied)?;
+        let ones = gpu.buffer_of("ones", cast_slice(&vec![1u32; sizes.marks as usize / 4]), BufferUsages::COPY_SRC)?;
+        let partials = gpu.buffer("partials", sizes.partials, copied)?;
+        let sums = gpu.buffer("sums", sizes.sums, copied)?;
 
         let group =
             |label: &str, bindings: &Bindings, buffers: &[&wgpu::Buffer]| gpu.bind_all(label, bindings, buffers);

@@ -6,13 +6,10 @@ use wgpu::BufferUsages;
 
 use super::bindings::WindowBuffers;
 use super::context::Gpu;
-use super::optimizer::Optimizer;
 use super::slice::Tensor;
 use crate::Result;
-use crate::config::OptimizerConfig;
-use crate::layout::{ArenaLayout, DeviceLimits, Layout, Placement};
+use crate::layout::{Layout, Placement};
 use crate::step::Plan;
-use crate::tensor::TensorSpec;
 
 /// Where the live tensors' parameters lie.
 pub fn placements(plan: &Plan, tensors: &[Tensor]) -> Vec<Placement> {
@@ -26,27 +23,8 @@ pub fn placements(plan: &Plan, tensors: &[Tensor]) -> Vec<Placement> {
     .collect()
 }
 
-impl Optimizer {
-    /// Bytes of state that an optimizer of that configuration will ask a device of those limits for, with tensors
-    /// of those names and shapes in an [`Arena`](super::Arena). Needs no device. Tables come on top: 32 bytes for a
-    /// block of 4,096 elements and as much for its sums, and about 0.2 MiB for a group.
-    ///
-    /// # Errors
-    /// As [`Plan::new`]; or the tensors do not fit the limits.
-    pub fn state_bytes(config: &OptimizerConfig, specs: &[TensorSpec], limits: &DeviceLimits) -> Result<u64> {
-        let plan = Plan::new(config, specs)?;
-        let formats: Vec<_> = (0..specs.len()).map(|t| plan.formats_of(t)).collect();
-        let arena = ArenaLayout::new(specs, &formats, limits)?;
-        let place = |t: usize, (segment, first): (usize, u64)| {
-            placement(&plan, t, segment, first * formats[t][0].bytes(), true)
-        };
-        let live = arena.places.into_iter().enumerate().filter(|(t, _)| plan.is_live(*t));
-        let placements: Vec<_> = live.map(|(t, at)| place(t, at)).collect();
-        Ok(Layout::new(&placements, limits)?.state_bytes())
-    }
-}
-
-fn placement(plan: &Plan, tensor: usize, buffer: usize, offset: u64, padded: bool) -> Placement {
+/// Where a tensor's parameters lie, in buffers by any numbering.
+pub fn placement(plan: &Plan, tensor: usize, buffer: usize, offset: u64, padded: bool) -> Placement {
     Placement {
         tensor,
         elements: plan.tensors[tensor].elements,
