@@ -139,6 +139,18 @@ fn conversion_to_the_same_storage_changes_no_bit() {
     }
 }
 
+/// A fuzzer's find: a scale below zero turned signs around, and came out as another when it was saved again.
+#[test]
+fn a_scale_below_zero_is_refused() {
+    let storage = StorageConfig { state: StateFormat::Q8, ..StorageConfig::default() };
+    let mut checkpoint = run(&storage).optimizer.checkpoint_blocking().unwrap();
+    let plan = wgpu_optim::step::Plan::new(&config(&storage), &specs()).unwrap();
+    let scales = &mut checkpoint.state.tensors[1].storage[0].scales;
+    scales[3] = -scales[3];
+    let error = Checkpoint::from_safetensors(&checkpoint.to_safetensors().unwrap(), &plan).unwrap_err().to_string();
+    assert!(error.contains("t4096.exp_avg.absmax") && error.contains("must not be below zero"), "{error}");
+}
+
 #[test]
 fn what_does_not_fit_is_told_also_when_converting() {
     let file = bytes(&run(&StorageConfig::default()));

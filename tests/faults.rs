@@ -112,24 +112,66 @@ fn a_starved_call_changes_nothing() {
     ];
     go(&mut run, "readbacks");
 
-    let now = run.optimizer.checkpoint_blocking().unwrap();
-    let mut other = now.clone();
+    // A load that writes all there is: rates, a tensor that is behind and so needs a lane of its own.
+    let mut other = run.optimizer.checkpoint_blocking().unwrap();
     other.state.steps_taken = 100;
+    other.state.tensors[1].steps = 50;
+    other.state.rates = {
+        let mut changed = watched.model();
+        changed.optimizer.set_lr(0.125).unwrap();
+        changed.optimizer.state_blocking().unwrap().rates
+    };
     other.params.as_mut().unwrap()[0].values[0] = 9.0;
+    assert!(other.state.rates.is_some());
     let fail = |run: &mut Model, after| {
         gpu.inject_fault(Fault::OutOfMemory { after });
         let outcome = run.optimizer.load_checkpoint(&other);
         gpu.clear_faults();
         outcome
     };
+    let now = run.optimizer.checkpoint_blocking().unwrap();
     let mut after = 0;
-    while fail(&mut run, after).is_err() {
-        assert_eq!(run.optimizer.checkpoint_blocking().unwrap(), now, "allocation {after} of a load");
+    while let Err(error) = fail(&mut run, after) {
+        assert!(matches!(error, Error::OutOfMemory { .. }), "{error}");
+        assert_eq!(run.optimizer.rates().base(), AdamW::default().lr, "allocation {after} of a load");
         after += 1;
+        if after == 1 {
+            assert_eq!(run.optimizer.checkpoint_blocking().unwrap(), now);
+        }
+        go(&mut run, &format!("a load without allocation {after}"));
     }
     failed.push(after);
-    run.optimizer.load_checkpoint(&now).unwrap();
-    go(&mut run, "loads");
+    let expected = {
+        let mut fresh = watched.model();
+        fresh.optimizer.load_checkpoint(&other).unwrap();
+        fresh.step(&values(60));
+        fresh.bits()
+    };
+    run.step(&values(60));
+    assert_eq!(run.bits(), expected, "the load that was not starved");
+
+    let (mut run, mut straight) = (watched.model(), watched.model());
+    let mut go = |run: &mut Model, what: &str| {
+        for step in 0..2 {
+            run.step(&values(50 + step));
+            straight.step(&values(50 + step));
+        }
+        assert_eq!(run.bits(), straight.bits(), "after {what}");
+    };
+    let mut starved = 0;
+    for after in 0.. {
+        gpu.inject_fault(Fault::OutOfMemory { after });
+        let outcome = run.optimizer.set_lr(0.5);
+        gpu.clear_faults();
+        if outcome.is_ok() {
+            break;
+        }
+        starved += 1;
+        go(&mut run, "a rate that could not be set");
+    }
+    run.optimizer.set_lr(1e-3).unwrap();
+    failed.push(starved);
+    go(&mut run, "rates");
 
     failed.push(starve(gpu, || run.optimizer.set_health(Some(HealthConfig::default()))));
     go(&mut run, "health");

@@ -32,7 +32,13 @@ fuzz_target!(|bytes: &[u8]| {
         if let Ok(checkpoint) = &read {
             checkpoint.check(plan).unwrap();
             let again = Checkpoint::from_safetensors(&checkpoint.to_safetensors().unwrap(), plan).unwrap();
-            assert_eq!(text(&again), text(checkpoint));
+            // A scale that is no number has spoiled what it scales.
+            let scales = |c: &Checkpoint| {
+                c.state.tensors.iter().flat_map(|t| t.storage.clone()).flat_map(|s| s.scales).collect::<Vec<_>>()
+            };
+            if scales(checkpoint).iter().all(|scale| scale.is_finite()) {
+                assert_eq!(text(&again), text(checkpoint));
+            }
         }
         match Checkpoint::convert_from_safetensors(bytes, plan) {
             Ok(converted) => converted.check(plan).unwrap(),

@@ -8,7 +8,7 @@ use std::path::Path;
 use libfuzzer_sys::fuzz_target;
 use ndarray::{ArrayViewD, ArrayViewMutD, IxDyn};
 use wgpu_optim::cpu::{CpuOptimizer, CpuTensor};
-use wgpu_optim::rules::{AdamW, Adafactor};
+use wgpu_optim::rules::{Adafactor, AdamW};
 use wgpu_optim::{Format, Group, OptimizerConfig, TensorSpec};
 
 #[path = "../../cli/src/error.rs"]
@@ -20,8 +20,7 @@ mod tensor_file;
 use tensor_file::TensorFile;
 
 fn config() -> OptimizerConfig {
-    let mut config =
-        OptimizerConfig::new(AdamW::default()).group(Group::matching("a*").rule(Adafactor::default()));
+    let mut config = OptimizerConfig::new(AdamW::default()).group(Group::matching("a*").rule(Adafactor::default()));
     // Units and rows depend on shapes.
     config.gradient.clip_adaptive = Some(0.1);
     config

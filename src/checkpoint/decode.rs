@@ -200,7 +200,12 @@ impl File<'_> {
         });
         let scales = self.entry(&scales_of(key), |view| {
             expect(view, Dtype::F32, false)?;
-            float_values(view, &blocks)
+            let scales = float_values(view, &blocks)?;
+            match scales.iter().find(|scale| scale.is_sign_negative()) {
+                // They are magnitudes: stored again, the values would have another.
+                Some(scale) => Err(format!("has a scale of {scale}, must not be below zero")),
+                None => Ok(scales),
+            }
         });
         let decoded = codes.chunks(Q8_BLOCK as usize).zip(&scales).flat_map(|(c, scale)| q8_values(c, *scale, signed));
         (decoded.collect(), scales, StateFormat::Q8)

@@ -99,7 +99,7 @@ impl Lines {
             u64::from(tables.words) * 4,
             usage | BufferUsages::COPY_SRC | BufferUsages::COPY_DST,
         )?;
-        gpu.queue().write_buffer(&values, 0, cast_slice(&tables.headers));
+        gpu.put(&values, 0, cast_slice(&tables.headers))?;
         let sum = |by: ByLine, stage: &Stage| -> Result<Option<Sum>> {
             if stage.jobs.is_empty() {
                 return Ok(None);

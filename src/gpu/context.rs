@@ -211,6 +211,9 @@ impl Gpu {
     /// Writes bytes to a buffer, ordered with the queue's submissions.
     pub(super) fn put(&self, buffer: &wgpu::Buffer, offset: u64, bytes: &[u8]) -> Result<()> {
         // Staging memory is allocated for it.
+        if self.faults().refuses_allocation() {
+            return Err(out_of_memory(&format!("a write of {} bytes", bytes.len())));
+        }
         self.scoped("a write", |_| self.queue().write_buffer(buffer, offset, bytes))
     }
 
@@ -286,7 +289,7 @@ impl Gpu {
         self.inner.created.bytes.fetch_add(size, Ordering::Relaxed);
         let buffer = self.scoped(&what, make)?;
         if self.faults().refuses_allocation() {
-            return Err(refused(&what, &wgpu::Error::OutOfMemory { source: "an injected fault".into() }));
+            return Err(out_of_memory(&what));
         }
         Ok(buffer)
     }
@@ -351,9 +354,13 @@ impl Gpu {
     }
 }
 
+fn out_of_memory(what: &str) -> Error {
+    Error::OutOfMemory { what: what.to_owned() }
+}
+
 fn refused(what: &str, error: &wgpu::Error) -> Error {
     match error {
-        wgpu::Error::OutOfMemory { .. } => Error::OutOfMemory { what: what.to_owned() },
+        wgpu::Error::OutOfMemory { .. } => out_of_memory(what),
         _ => Error::Device { what: what.to_owned(), reason: error.to_string() },
     }
 }

@@ -9,7 +9,8 @@ use super::context::Gpu;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Fault {
-    /// After that many more allocations of this library on the device, all others find no memory.
+    /// After that many more allocations of this library on the device, those for writes included, all others find no
+    /// memory.
     OutOfMemory {
         /// Allocations that still succeed.
         after: u64,

@@ -11,7 +11,8 @@ use super::record::Recorder;
 use super::reports::{Reports, Snapshot};
 use super::slice::{Slice, Tensor};
 use super::step_table::StepTable;
-use super::tables::{Tables, Watch};
+use super::tables::{LaneRows, Tables, Watch};
+use super::upload::Writes;
 use super::windows::{placements, windows};
 use crate::config::OptimizerConfig;
 use crate::health::{Health, HealthConfig};
@@ -109,7 +110,7 @@ impl Optimizer {
         self.check_training("step")?;
         self.collect()?;
         let bound = self.bind()?;
-        self.step_table.reserve(&self.gpu, &self.plan, &self.rates, self.reports.dropped())?;
+        self.step_table.reserve(&mut &self.gpu, &self.plan, &self.rates, self.reports.dropped())?;
 
         if !bound.absent.is_empty() {
             self.tables.mark_absent(encoder, &bound.absent);
@@ -292,8 +293,7 @@ impl Optimizer {
     /// # Errors
     /// What [`Rates::set_lr`] refuses.
     pub fn set_lr(&mut self, lr: f64) -> Result<()> {
-        self.rates.set_lr(lr)?;
-        self.step_table.rates_changed(&self.gpu, &self.rates)
+        self.change_rates(|rates| rates.set_lr(lr))
     }
 
     /// Tells a `plateau` schedule the loss; it acts on steps submitted from now on.
@@ -301,8 +301,7 @@ impl Optimizer {
     /// # Errors
     /// The schedule is of another kind.
     pub fn report_loss(&mut self, loss: f64) -> Result<()> {
-        self.rates.report_loss(loss)?;
-        self.step_table.rates_changed(&self.gpu, &self.rates)
+        self.change_rates(|rates| rates.report_loss(loss))
     }
 
     /// Sets the learning rate of the group with that glob for steps submitted from now on.
@@ -311,8 +310,7 @@ impl Optimizer {
     /// There is no such group, or the rate is negative or not finite.
     pub fn set_group_lr(&mut self, pattern: &str, lr: f64) -> Result<()> {
         let group = self.plan.group_named(pattern)?;
-        self.rates.set_group_lr(group, &format!("groups.{pattern:?}"), lr)?;
-        self.step_table.rates_changed(&self.gpu, &self.rates)
+        self.change_rates(|rates| rates.set_group_lr(group, &format!("groups.{pattern:?}"), lr))
     }
 
     /// Sets the weight decay of the group with that glob for steps submitted from now on.
@@ -321,8 +319,16 @@ impl Optimizer {
     /// There is no such group, or λ is negative or not finite.
     pub fn set_group_weight_decay(&mut self, pattern: &str, lambda: f64) -> Result<()> {
         let group = self.plan.group_named(pattern)?;
-        self.rates.set_group_weight_decay(group, &format!("groups.{pattern:?}"), lambda)?;
-        self.step_table.rates_changed(&self.gpu, &self.rates)
+        self.change_rates(|rates| rates.set_group_weight_decay(group, &format!("groups.{pattern:?}"), lambda))
+    }
+
+    /// Other rates, or where they cannot be written those of before.
+    fn change_rates(&mut self, change: impl FnOnce(&mut Rates) -> Result<()>) -> Result<()> {
+        let mut rates = self.rates.clone();
+        change(&mut rates)?;
+        self.step_table.rates_changed(&mut &self.gpu, &rates)?;
+        self.rates = rates;
+        Ok(())
     }
 
     /// What the configuration came to.
@@ -345,12 +351,19 @@ impl Optimizer {
         &self.tensors
     }
 
-    pub(super) fn own_lane(&mut self, tensor: usize, count: Option<u32>) -> Result<()> {
-        let dropped = self.reports.dropped();
-        if let Some(lane) = self.step_table.add_lane(&self.gpu, &self.plan, &self.rates, tensor, count, dropped)? {
-            self.tables.set_lane(&self.gpu, tensor, lane, self.step_table.lanes())?;
+    /// Plans lanes of their own for tensors that have none, with the counts that they have; without one, those of all.
+    pub(super) fn add_lanes(
+        &self,
+        to: &mut dyn Writes,
+        (table, rows): (&mut StepTable, &mut LaneRows),
+        rates: &Rates,
+        tensors: impl IntoIterator<Item = (usize, Option<u32>)>,
+    ) -> Result<()> {
+        let added = table.add_lanes(to, &self.plan, rates, tensors, self.reports.dropped())?;
+        for (tensor, lane) in &added {
+            rows.set(*tensor, *lane, table.lanes());
         }
-        Ok(())
+        if added.is_empty() { Ok(()) } else { self.tables.write_lanes(to, rows) }
     }
 
     /// The dispatches for the gradients as they are bound now.
@@ -362,8 +375,12 @@ impl Optimizer {
         let gradients: Vec<_> = (0..self.tensors.len()).map(gradient).collect();
         let absent: Arc<[usize]> =
             (0..gradients.len()).filter(|t| self.plan.is_live(*t) && gradients[*t].is_none()).collect();
-        for tensor in absent.iter() {
-            self.own_lane(*tensor, None)?;
+        if absent.iter().any(|tensor| !self.step_table.has_lane(*tensor)) {
+            // They take the place of the old ones when all is written.
+            let (mut table, mut rows) = (self.step_table.clone(), self.tables.rows.clone());
+            let tensors = absent.iter().map(|tensor| (*tensor, None));
+            self.add_lanes(&mut &self.gpu, (&mut table, &mut rows), &self.rates, tensors)?;
+            (self.step_table, self.tables.rows) = (table, rows);
         }
         let spans = {
             let lines = self.tables.lines.as_ref().map(|lines| &lines.tables);

@@ -103,6 +103,12 @@ impl Optimizer {
         let sums: Vec<f32> = old.iter().map(sum_of).collect();
         let mut upload = Upload::new(&next.gpu);
         next.add_counts(&mut upload, &state, &counts, &sums)?;
+        let mut rates = match self.plan.same_groups(&next.plan) {
+            true => self.rates.clone(),
+            false => next.rates.clone(),
+        };
+        rates.resume(rates.state().as_ref(), self.rates.plateau());
+        let restart = next.plan_restart(&mut upload, rates, &state, &counts, 0)?;
         let row_moves = moved.as_ref().map(|(t, sources)| self.move_rows(&next, *t, sources)).transpose()?;
         let copies = self.copies(&next, &old, moved.as_ref().map(|(t, _)| *t));
         let factors = self.factor_copies(&next, &old, moved.as_ref());
@@ -128,12 +134,7 @@ impl Optimizer {
             Ok(())
         })??;
         drop(row_moves);
-        next.rates = match self.plan.same_groups(&next.plan) {
-            true => self.rates.clone(),
-            false => next.rates,
-        };
-        next.rates.resume(next.rates.state().as_ref(), self.rates.plateau());
-        next.restart(&state, &counts, 0)?;
+        next.restart(restart);
         *self = next;
         Ok(())
     }

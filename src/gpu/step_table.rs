@@ -11,6 +11,7 @@ use wgpu::BufferUsages;
 use super::context::Gpu;
 use super::reports::Snapshot;
 use super::rows::{LaneSource, ROW_WORDS, RatesRow};
+use super::upload::Writes;
 use crate::rates::Rates;
 use crate::state::OptimizerState;
 use crate::step::Plan;
@@ -26,7 +27,8 @@ const OWN_BUDGET_WORDS: u64 = 1 << 20;
 const LANE_WORDS: u64 = (size_of::<LaneSource>() / 4) as u64;
 const RATES_WORDS: u64 = (size_of::<RatesRow>() / 4) as u64;
 
-#[derive(Debug)]
+/// Clones write to the same buffer: one is changed, and takes the place of the other when all is written.
+#[derive(Debug, Clone)]
 pub struct StepTable {
     buffer: wgpu::Buffer,
     rates_at: u64,
@@ -43,6 +45,8 @@ pub struct StepTable {
     executed_ahead: i128,
     /// The device's count of executed steps in the state that was loaded.
     started_from: u64,
+    /// Whether a change of rates may have been written by half.
+    rates_are_stale: bool,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -126,10 +130,12 @@ impl StepTable {
             recorded: 0,
             executed_ahead: 0,
             started_from: 0,
+            rates_are_stale: false,
         };
-        table.write_lanes(gpu)?;
-        table.write_rates(gpu, rates)?;
-        table.fill(gpu, plan, rates)?;
+        let to: &mut dyn Writes = &mut &*gpu;
+        table.write_lanes(to)?;
+        table.write_rates(to, rates)?;
+        table.fill(to, plan, rates)?;
         Ok(table)
     }
 
@@ -149,6 +155,11 @@ impl StepTable {
     /// Whether any tensor counts by itself, so that reports must bring the counts.
     pub fn needs_counts(&self) -> bool {
         self.lanes.iter().any(|l| l.tensor.is_some())
+    }
+
+    /// Whether a tensor has a lane of its own.
+    pub fn has_lane(&self, tensor: usize) -> bool {
+        self.lanes.iter().any(|lane| lane.tensor == Some(tensor))
     }
 
     /// Whether the snapshot is of a step, and not of a state that was only loaded.
@@ -176,14 +187,17 @@ impl StepTable {
     }
 
     /// Makes room for one more step, with rows for every count that it can meet.
-    pub fn reserve(&mut self, gpu: &Gpu, plan: &Plan, rates: &Rates, dropped: u64) -> Result<()> {
+    pub fn reserve(&mut self, to: &mut dyn Writes, plan: &Plan, rates: &Rates, dropped: u64) -> Result<()> {
+        if self.rates_are_stale {
+            self.rates_changed(to, rates)?;
+        }
         let ahead = self.ahead(dropped);
         if self
             .lanes
             .iter()
             .any(|lane| lane.filled - lane.confirmed < lane.rows / 2 || lane.confirmed + ahead >= lane.filled)
         {
-            self.fill(gpu, plan, rates)?;
+            self.fill(to, plan, rates)?;
         }
         match self.lanes.iter().find(|lane| lane.confirmed + ahead >= lane.filled) {
             Some(lane) => Err(Error::StepTableFull { pending: ahead, rows: lane.rows }),
@@ -194,38 +208,43 @@ impl StepTable {
         }
     }
 
-    /// Gives a tensor a lane of its own, since from now on it can miss steps. Returns the lane, or
-    /// nothing if it has one.
+    /// Gives tensors without one a lane of their own, since from now on they can miss steps: those with the counts
+    /// that they have, or without one those of all. Returns tensors and lanes.
     ///
-    /// Steps recorded earlier will use it too, as its upload lands before them; so its rows must cover
+    /// Steps recorded earlier will use them too, as their upload lands before them; so their rows must cover
     /// all that are under way.
-    pub fn add_lane(
+    pub fn add_lanes(
         &mut self,
-        gpu: &Gpu,
+        to: &mut dyn Writes,
         plan: &Plan,
         rates: &Rates,
-        tensor: usize,
-        count: Option<u32>,
+        tensors: impl IntoIterator<Item = (usize, Option<u32>)>,
         dropped: u64,
-    ) -> Result<Option<u32>> {
-        if self.lanes.iter().any(|l| l.tensor == Some(tensor)) {
-            return Ok(None);
+    ) -> Result<Vec<(usize, u32)>> {
+        let mut added = Vec::new();
+        for (tensor, count) in tensors {
+            if self.has_lane(tensor) {
+                continue;
+            }
+            // Without a count of its own it has missed none yet.
+            let start = count.map_or(self.known.taken, u64::from);
+            let own = self.lanes.iter().filter(|l| l.tensor.is_some()).count() as u64;
+            added.push((tensor, self.lanes()));
+            self.lanes.push(Lane {
+                group: plan.tensors[tensor].group,
+                tensor: Some(tensor),
+                rows_at: self.own_at + own * self.own_rows * ROW_WORDS as u64,
+                rows: self.own_rows,
+                confirmed: start,
+                filled: start,
+            });
         }
-        self.check_lanes(dropped)?;
-        // Without a count of its own it has missed none yet.
-        let start = count.map_or(self.known.taken, u64::from);
-        let own = self.lanes.iter().filter(|l| l.tensor.is_some()).count() as u64;
-        self.lanes.push(Lane {
-            group: plan.tensors[tensor].group,
-            tensor: Some(tensor),
-            rows_at: self.own_at + own * self.own_rows * ROW_WORDS as u64,
-            rows: self.own_rows,
-            confirmed: start,
-            filled: start,
-        });
-        self.write_lanes(gpu)?;
-        self.fill(gpu, plan, rates)?;
-        Ok(Some(self.lanes() - 1))
+        if !added.is_empty() {
+            self.check_lanes(dropped)?;
+            self.write_lanes(to)?;
+            self.fill(to, plan, rates)?;
+        }
+        Ok(added)
     }
 
     /// Whether every step recorded so far is done or dropped, as far as is known.
@@ -247,17 +266,21 @@ impl StepTable {
         self.recorded.saturating_sub(self.known.executed).saturating_sub(dropped)
     }
 
-    /// Rates have changed: rewrites them, and the factors ahead.
-    pub fn rates_changed(&mut self, gpu: &Gpu, rates: &Rates) -> Result<()> {
-        self.write_rates(gpu, rates)?;
+    /// Rates have changed: rewrites them, and the factors ahead. Where that fails, the next step writes those that
+    /// it is given then, or is refused.
+    pub fn rates_changed(&mut self, to: &mut dyn Writes, rates: &Rates) -> Result<()> {
+        self.rates_are_stale = true;
+        self.write_rates(to, rates)?;
         let (confirmed, filled) = (self.lanes[0].confirmed, self.lanes[0].filled);
-        self.write_factors(gpu, rates, confirmed..filled)
+        self.write_factors(to, rates, confirmed..filled)?;
+        self.rates_are_stale = false;
+        Ok(())
     }
 
-    /// A state was loaded while nothing was under way: counts start from there.
+    /// A state is loaded while nothing is under way: counts start from there, with those rates.
     pub fn restart(
         &mut self,
-        gpu: &Gpu,
+        to: &mut dyn Writes,
         plan: &Plan,
         rates: &Rates,
         state: &OptimizerState,
@@ -274,11 +297,14 @@ impl StepTable {
             lane.confirmed = lane.tensor.map_or(taken, |t| counts[t].into());
             lane.filled = lane.confirmed;
         }
-        self.fill(gpu, plan, rates)
+        self.write_rates(to, rates)?;
+        self.fill(to, plan, rates)?;
+        self.rates_are_stale = false;
+        Ok(())
     }
 
     /// Extends every ring as far as the confirmed counts allow.
-    fn fill(&mut self, gpu: &Gpu, plan: &Plan, rates: &Rates) -> Result<()> {
+    fn fill(&mut self, to: &mut dyn Writes, plan: &Plan, rates: &Rates) -> Result<()> {
         for index in 0..self.lanes.len() {
             let lane = self.lanes[index].clone();
             let rows = lane.filled..lane.confirmed + lane.rows;
@@ -287,22 +313,22 @@ impl StepTable {
             }
             let rule = &plan.groups[lane.group].rule;
             let words = |t: u64| rule.scalars(t + 1).map(|x| x as f32);
-            self.write_ring(gpu, lane.rows_at, lane.rows, rows.clone(), words)?;
+            self.write_ring(to, lane.rows_at, lane.rows, rows.clone(), words)?;
             if index == 0 {
-                self.write_factors(gpu, rates, rows.clone())?;
+                self.write_factors(to, rates, rows.clone())?;
             }
             self.lanes[index].filled = rows.end;
         }
         Ok(())
     }
 
-    fn write_factors(&self, gpu: &Gpu, rates: &Rates, rows: std::ops::Range<u64>) -> Result<()> {
-        self.write_ring(gpu, self.factors_at, STEP_ROWS, rows, |t| [rates.factor(t) as f32])
+    fn write_factors(&self, to: &mut dyn Writes, rates: &Rates, rows: std::ops::Range<u64>) -> Result<()> {
+        self.write_ring(to, self.factors_at, STEP_ROWS, rows, |t| [rates.factor(t) as f32])
     }
 
     fn write_ring<const N: usize>(
         &self,
-        gpu: &Gpu,
+        to: &mut dyn Writes,
         at: u64,
         rows: u64,
         range: std::ops::Range<u64>,
@@ -313,13 +339,13 @@ impl StepTable {
             let end = range.end.min((start / rows + 1) * rows);
             let values: Vec<[f32; N]> = (start..end).map(&words).collect();
             let word = at + start % rows * N as u64;
-            gpu.put(&self.buffer, word * 4, cast_slice(values.as_flattened()))?;
+            to.put(&self.buffer, word * 4, cast_slice(values.as_flattened()))?;
             start = end;
         }
         Ok(())
     }
 
-    fn write_lanes(&self, gpu: &Gpu) -> Result<()> {
+    fn write_lanes(&self, to: &mut dyn Writes) -> Result<()> {
         let rows: Vec<_> = self
             .lanes
             .iter()
@@ -330,10 +356,10 @@ impl StepTable {
                 rows: lane.rows as u32,
             })
             .collect();
-        gpu.put(&self.buffer, 0, cast_slice(&rows))
+        to.put(&self.buffer, 0, cast_slice(&rows))
     }
 
-    fn write_rates(&self, gpu: &Gpu, rates: &Rates) -> Result<()> {
+    fn write_rates(&self, to: &mut dyn Writes, rates: &Rates) -> Result<()> {
         let rows: Vec<_> = rates
             .groups()
             .iter()
@@ -350,6 +376,6 @@ impl StepTable {
                 }
             })
             .collect();
-        gpu.put(&self.buffer, self.rates_at * 4, cast_slice(&rows))
+        to.put(&self.buffer, self.rates_at * 4, cast_slice(&rows))
     }
 }

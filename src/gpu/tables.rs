@@ -9,6 +9,7 @@ use super::lines::LineTables;
 use super::pipelines::{Bindings, Kind};
 use super::rows::{BlockRow, Control, Lane, Partial, Settings, TensorRow, Verdict};
 use super::step_table::StepTable;
+use super::upload::Writes;
 use crate::Result;
 use crate::layout::Layout;
 use crate::loss_scale::{DynamicScale, LossScale};
@@ -30,14 +31,29 @@ pub struct Tables {
     pub evaluate: wgpu::BindGroup,
     pub lines: Option<Lines>,
     settings: wgpu::Buffer,
-    settings_row: Settings,
     tensors: wgpu::Buffer,
-    tensor_rows: Vec<TensorRow>,
+    /// Of `settings` and `tensors`.
+    pub rows: LaneRows,
     absent: wgpu::Buffer,
     /// At least one word, each 1.
     pub ones: wgpu::Buffer,
     partials: wgpu::Buffer,
     shared: Shared,
+}
+
+/// The rows that name lanes of the step table.
+#[derive(Debug, Clone)]
+pub struct LaneRows {
+    settings: Settings,
+    tensors: Vec<TensorRow>,
+}
+
+impl LaneRows {
+    /// Sends a tensor to another of so many lanes.
+    pub fn set(&mut self, tensor: usize, lane: u32, lanes: u32) {
+        self.settings.lanes = lanes;
+        self.tensors[tensor].lane = lane;
+    }
 }
 
 /// Buffers that further bind groups are made of.
@@ -297,9 +313,8 @@ impl Tables {
             evaluate,
             lines,
             settings,
-            settings_row,
             tensors,
-            tensor_rows,
+            rows: LaneRows { settings: settings_row, tensors: tensor_rows },
             absent,
             ones,
             partials,
@@ -310,7 +325,7 @@ impl Tables {
     /// Allocates what looks at the steps' health.
     pub fn watch(&self, gpu: &Gpu, plan: &Plan) -> Result<Watch> {
         let usage = BufferUsages::STORAGE | BufferUsages::COPY_DST | BufferUsages::COPY_SRC;
-        let blocks = u64::from(self.settings_row.blocks).max(1) * size_of::<Partial>() as u64;
+        let blocks = u64::from(self.rows.settings.blocks).max(1) * size_of::<Partial>() as u64;
         let tensors = plan.tensors.len().max(1) as u64 * size_of::<Partial>() as u64;
         let gradient_partials = gpu.buffer("gradient parts", blocks, usage)?;
         // The sums of updates, then, where a binding can start, the parts of the weights before and of
@@ -347,14 +362,10 @@ impl Tables {
         })
     }
 
-    /// Sends a tensor to another lane of the step table.
-    pub fn set_lane(&mut self, gpu: &Gpu, tensor: usize, lane: u32, lanes: u32) -> Result<()> {
-        self.settings_row.lanes = lanes;
-        gpu.put(&self.settings, 0, bytemuck::bytes_of(&self.settings_row))?;
-        let row = &mut self.tensor_rows[tensor];
-        row.lane = lane;
-        let at = tensor * size_of::<TensorRow>();
-        gpu.put(&self.tensors, at as u64, bytemuck::bytes_of(row))
+    /// Writes the rows that name lanes: those of the tensors at once, so that all go by the new ones or none.
+    pub fn write_lanes(&self, to: &mut dyn Writes, rows: &LaneRows) -> Result<()> {
+        to.put(&self.settings, 0, bytemuck::bytes_of(&rows.settings))?;
+        to.put(&self.tensors, 0, cast_slice(&rows.tensors))
     }
 
     /// Records that these tensors have no gradient in the step that follows. By copies in the encoder,

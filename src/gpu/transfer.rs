@@ -4,6 +4,8 @@ use super::lines;
 use super::optimizer::Optimizer;
 use super::readback::{Download, Source};
 use super::rows::{Control, LineHeader};
+use super::step_table::StepTable;
+use super::tables::LaneRows;
 use super::upload::Upload;
 use crate::Result;
 use crate::checkpoint::{Checkpoint, TensorParams};
@@ -150,10 +152,12 @@ impl Optimizer {
         }
         let sums: Vec<_> = saved.iter().map(|s| s.map_or(0.0, |s| s.weight_sum as f32)).collect();
         self.add_counts(&mut upload, state, &counts, &sums)?;
+        let mut rates = self.rates.clone();
+        rates.resume(state.rates.as_ref(), state.plateau);
+        let restart = self.plan_restart(&mut upload, rates, state, &counts, before.executed())?;
         upload.submit()?;
-
-        self.rates.resume(state.rates.as_ref(), state.plateau);
-        self.restart(state, &counts, before.executed())
+        self.restart(restart);
+        Ok(())
     }
 
     /// Plans to write the control block: the state's counts and those of the tensors, and their Σγ².
@@ -184,14 +188,28 @@ impl Optimizer {
         Ok(())
     }
 
-    /// Goes on from counts that were written while nothing was under way.
-    pub(super) fn restart(&mut self, state: &OptimizerState, counts: &[u32], executed_before: u64) -> Result<()> {
+    /// Plans to go on from counts that are written while nothing is under way.
+    pub(super) fn plan_restart(
+        &self,
+        upload: &mut Upload<'_>,
+        rates: Rates,
+        state: &OptimizerState,
+        counts: &[u32],
+        executed_before: u64,
+    ) -> Result<Restart> {
+        let (mut table, mut rows) = (self.step_table.clone(), self.tables.rows.clone());
+        table.restart(upload, &self.plan, &rates, state, counts, executed_before)?;
+        // A tensor that is behind follows its own count.
+        let behind = self.behind(state, counts).into_iter().map(|tensor| (tensor, Some(counts[tensor])));
+        self.add_lanes(upload, (&mut table, &mut rows), &rates, behind)?;
+        Ok(Restart { rates, table, rows })
+    }
+
+    /// Goes on as planned, now that it is written. Nothing in it can fail.
+    pub(super) fn restart(&mut self, Restart { rates, table, rows }: Restart) {
+        (self.rates, self.step_table, self.tables.rows) = (rates, table, rows);
         self.latest = None;
         self.reports.forget();
-        self.step_table.rates_changed(&self.gpu, &self.rates)?;
-        self.step_table.restart(&self.gpu, &self.plan, &self.rates, state, counts, executed_before)?;
-        // A tensor that is behind follows its own count.
-        self.behind(state, counts).into_iter().try_for_each(|tensor| self.own_lane(tensor, Some(counts[tensor])))
     }
 
     /// Tensors that have not taken every step.
@@ -199,6 +217,14 @@ impl Optimizer {
         let lags = |t: &usize| self.plan.is_live(*t) && u64::from(counts[*t]) != state.steps_taken;
         (0..counts.len()).filter(lags).collect()
     }
+}
+
+/// What the host knows of a state that is being written.
+#[derive(Debug)]
+pub struct Restart {
+    rates: Rates,
+    table: StepTable,
+    rows: LaneRows,
 }
 
 /// The rates that go with a state.

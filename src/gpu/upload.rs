@@ -5,6 +5,24 @@ use wgpu::BufferUsages;
 use super::context::Gpu;
 use crate::Result;
 
+/// Where bytes for a buffer go: to the queue at once, or into an [`Upload`].
+pub trait Writes {
+    /// Writes whole words, ordered with the queue's submissions.
+    fn put(&mut self, to: &wgpu::Buffer, offset: u64, bytes: &[u8]) -> Result<()>;
+}
+
+impl Writes for &Gpu {
+    fn put(&mut self, to: &wgpu::Buffer, offset: u64, bytes: &[u8]) -> Result<()> {
+        Gpu::put(self, to, offset, bytes)
+    }
+}
+
+impl Writes for Upload<'_> {
+    fn put(&mut self, to: &wgpu::Buffer, offset: u64, bytes: &[u8]) -> Result<()> {
+        self.add(to, offset, bytes)
+    }
+}
+
 /// Bytes for buffers. All memory is there before anything is written.
 #[derive(Debug)]
 pub struct Upload<'a> {
