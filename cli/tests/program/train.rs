@@ -42,8 +42,15 @@ fn a_report_is_one_file_that_says_everything() {
     let outcome = program(&arguments, &[]);
     assert_eq!(outcome.code, 0, "{}", outcome.stderr);
     let html = std::fs::read_to_string(&path).unwrap();
-    let charts =
-        ["Loss", "Accuracy", "Learning rate", "Clip coefficient", "Global norm", "Gradient norm", "Update to weights"];
+    let charts = [
+        "Loss",
+        "Accuracy",
+        "Learning rate: as it was applied",
+        "Clip coefficient",
+        "Global norm before the clip",
+        "Gradient norm",
+        "Update to weights",
+    ];
     for chart in charts {
         assert!(html.contains(&format!("aria-label=\"{chart}\"")), "the report lacks {chart:?}");
     }
