@@ -349,6 +349,35 @@ fn a_step_finds_out_by_itself_that_the_callers_device_is_lost() {
     );
 }
 
+/// Whichever call it is that polls: the panic ends there, and from then on the device is lost.
+#[test]
+fn a_driver_that_fails_while_it_is_polled_is_a_lost_device() {
+    type Call = (&'static str, fn(&mut Model) -> wgpu_optim::Result<()>);
+    let calls: [Call; 6] = [
+        ("a step", |run| run.optimizer.step(&mut encoder(&run.gpu))),
+        ("a report", |run| run.optimizer.report().map(drop)),
+        ("a report waited for", |run| run.optimizer.wait_for_report().map(drop)),
+        ("params", |run| run.optimizer.params_blocking().map(drop)),
+        ("params, awaited", |run| pollster::block_on(run.optimizer.params()).map(drop)),
+        ("a checkpoint", |run| run.optimizer.checkpoint_blocking().map(drop)),
+    ];
+    for (what, call) in calls {
+        let watched = Watched::own();
+        let mut run = watched.model();
+        run.step(&values(50));
+        let saved = run.optimizer.checkpoint_blocking().unwrap();
+        watched.gpu.inject_fault(Fault::PanicInPoll);
+        let outcome = call(&mut run);
+        assert!(matches!(&outcome, Err(Error::DeviceLost(why)) if why.contains("polled")), "{what}: {outcome:?}");
+        // It stays lost, whatever the driver does then.
+        watched.gpu.clear_faults();
+        errors_from_then_on(&mut run, &watched.gpu);
+        assert!(saved.to_safetensors().is_ok());
+        watched.assert_quiet();
+    }
+    println!("reliability: calls in which the driver failed while it was polled, each a lost device: 6");
+}
+
 /// Dropping what is under way is no loss.
 #[test]
 fn an_optimizer_dropped_with_readbacks_under_way_leaves_the_device_as_it_was() {

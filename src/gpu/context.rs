@@ -346,7 +346,10 @@ impl Gpu {
     /// A driver that loses the device while it is polled makes wgpu panic, and nothing else: by then the device
     /// is only good for being dropped, so the panic ends here and the lost flag stays.
     fn poll_device(&self, poll: wgpu::PollType) -> Result<wgpu::PollStatus, wgpu::PollError> {
-        let polled = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.device().poll(poll)));
+        let polled = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            self.faults().poll();
+            self.device().poll(poll)
+        }));
         polled.unwrap_or_else(|_| {
             self.set_lost("the driver failed while it was polled");
             Err(wgpu::PollError::Timeout)

@@ -17,6 +17,8 @@ pub enum Fault {
     },
     /// Readbacks do not arrive.
     StalledReadbacks,
+    /// The driver fails while it is polled, where wgpu knows no answer but a panic.
+    PanicInPoll,
 }
 
 /// What is to fail.
@@ -25,11 +27,12 @@ pub struct Faults {
     /// Allocations that still succeed.
     allocations: AtomicU64,
     stalled: AtomicBool,
+    panics: AtomicBool,
 }
 
 impl Default for Faults {
     fn default() -> Self {
-        Self { allocations: AtomicU64::new(u64::MAX), stalled: AtomicBool::new(false) }
+        Self { allocations: AtomicU64::new(u64::MAX), stalled: AtomicBool::new(false), panics: AtomicBool::new(false) }
     }
 }
 
@@ -43,6 +46,11 @@ impl Faults {
         self.allocations.fetch_update(Ordering::Relaxed, Ordering::Relaxed, count).is_err()
     }
 
+    /// What wgpu does where the driver fails.
+    pub fn poll(&self) {
+        assert!(!self.panics.load(Ordering::Relaxed), "an injected fault");
+    }
+
     pub fn stalls_readbacks(&self) -> bool {
         self.stalled.load(Ordering::Relaxed)
     }
@@ -54,6 +62,7 @@ impl Gpu {
         match fault {
             Fault::OutOfMemory { after } => self.faults().allocations.store(after, Ordering::Relaxed),
             Fault::StalledReadbacks => self.faults().stalled.store(true, Ordering::Relaxed),
+            Fault::PanicInPoll => self.faults().panics.store(true, Ordering::Relaxed),
         }
     }
 
@@ -61,5 +70,6 @@ impl Gpu {
     pub fn clear_faults(&self) {
         self.faults().allocations.store(u64::MAX, Ordering::Relaxed);
         self.faults().stalled.store(false, Ordering::Relaxed);
+        self.faults().panics.store(false, Ordering::Relaxed);
     }
 }
