@@ -4,10 +4,10 @@
 
 mod support;
 
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use support::model::{Model, Place};
+use support::watched::Watched;
 use support::{Numbers, encoder};
 use wgpu_optim::gpu::{Fault, STEP_ROWS};
 use wgpu_optim::rules::AdamW;
@@ -32,33 +32,8 @@ fn config() -> OptimizerConfig {
     OptimizerConfig::new(AdamW::default()).clip_global_norm(1.0).ema(EmaConfig::default())
 }
 
-/// A device whose uncaptured errors are collected: the caller's own, or one that the library opened.
-struct Watched {
-    gpu: Gpu,
-    uncaptured: Arc<Mutex<Vec<String>>>,
-}
-
-impl Watched {
-    fn own() -> Self {
-        let adapter = pollster::block_on(wgpu_optim::gpu::adapters()).into_iter().next().expect("an adapter");
-        let (device, queue) = pollster::block_on(adapter.request_device(&Default::default())).unwrap();
-        Self::watch(Gpu::new(device, queue))
-    }
-
-    fn watch(gpu: Gpu) -> Self {
-        let uncaptured = Arc::<Mutex<Vec<String>>>::default();
-        let seen = uncaptured.clone();
-        gpu.device().on_uncaptured_error(Arc::new(move |error| seen.lock().unwrap().push(error.to_string())));
-        Self { gpu, uncaptured }
-    }
-
-    fn model(&self) -> Model {
-        Model::new(&self.gpu, &config(), &specs(), &values(1), Place::Arena)
-    }
-
-    fn assert_quiet(&self) {
-        assert_eq!(*self.uncaptured.lock().unwrap(), Vec::<String>::new());
-    }
+fn model_on(watched: &Watched) -> Model {
+    Model::new(&watched.gpu, &config(), &specs(), &values(1), Place::Arena)
 }
 
 /// What `call` does when the first, the second and every later allocation fails, until it needs no more: an error
@@ -94,7 +69,7 @@ fn memory_that_runs_out_is_an_error_at_every_allocation() {
 fn a_starved_call_changes_nothing() {
     let watched = Watched::own();
     let gpu = &watched.gpu;
-    let (mut run, mut straight) = (watched.model(), watched.model());
+    let (mut run, mut straight) = (model_on(&watched), model_on(&watched));
     let mut go = |run: &mut Model, what: &str| {
         for step in 0..2 {
             run.step(&values(50 + step));
@@ -117,7 +92,7 @@ fn a_starved_call_changes_nothing() {
     other.state.steps_taken = 100;
     other.state.tensors[1].steps = 50;
     other.state.rates = {
-        let mut changed = watched.model();
+        let mut changed = model_on(&watched);
         changed.optimizer.set_lr(0.125).unwrap();
         changed.optimizer.state_blocking().unwrap().rates
     };
@@ -142,7 +117,7 @@ fn a_starved_call_changes_nothing() {
     }
     failed.push(after);
     let expected = {
-        let mut fresh = watched.model();
+        let mut fresh = model_on(&watched);
         fresh.optimizer.load_checkpoint(&other).unwrap();
         fresh.step(&values(60));
         fresh.bits()
@@ -150,7 +125,7 @@ fn a_starved_call_changes_nothing() {
     run.step(&values(60));
     assert_eq!(run.bits(), expected, "the load that was not starved");
 
-    let (mut run, mut straight) = (watched.model(), watched.model());
+    let (mut run, mut straight) = (model_on(&watched), model_on(&watched));
     let mut go = |run: &mut Model, what: &str| {
         for step in 0..2 {
             run.step(&values(50 + step));
@@ -193,7 +168,7 @@ fn a_starved_call_changes_nothing() {
 fn readbacks_that_never_arrive_time_out() {
     let watched = Watched::own();
     let gpu = &watched.gpu;
-    let mut run = watched.model();
+    let mut run = model_on(&watched);
     run.step(&values(50));
     gpu.set_timeout(Duration::from_millis(100));
     gpu.inject_fault(Fault::StalledReadbacks);
@@ -228,7 +203,7 @@ fn readbacks_that_never_arrive_time_out() {
 
     gpu.clear_faults();
     run.step(&values(51));
-    let mut straight = watched.model();
+    let mut straight = model_on(&watched);
     straight.step(&values(50));
     straight.step(&values(51));
     assert_eq!(run.bits(), straight.bits());
@@ -240,7 +215,7 @@ fn readbacks_that_never_arrive_time_out() {
 #[test]
 fn a_run_survives_the_loss_of_its_device() {
     let straight = Watched::own();
-    let mut straight = straight.model();
+    let mut straight = model_on(&straight);
     (0..8).for_each(|step| straight.step(&values(50 + step)));
     let expected = straight.bits();
     println!(
@@ -251,7 +226,7 @@ fn a_run_survives_the_loss_of_its_device() {
         for moment in 0..4 {
             let watched = if own { Watched::own() } else { Watched::watch(Gpu::headless().unwrap()) };
             let gpu = &watched.gpu;
-            let mut run = watched.model();
+            let mut run = model_on(&watched);
             (0..3).for_each(|step| run.step(&values(50 + step)));
             run.write_gradients(&values(53));
             let mut recorded = encoder(gpu);
@@ -290,7 +265,7 @@ fn a_run_survives_the_loss_of_its_device() {
             watched.assert_quiet();
 
             let other = Watched::own();
-            let mut second = other.model();
+            let mut second = model_on(&other);
             let plan = second.optimizer.plan();
             let checkpoint = Checkpoint::from_safetensors(&bytes, plan).unwrap();
             second.optimizer.load_checkpoint(&checkpoint).unwrap();
@@ -327,7 +302,7 @@ fn errors_from_then_on(run: &mut Model, gpu: &Gpu) {
 fn a_step_finds_out_by_itself_that_the_callers_device_is_lost() {
     let watched = Watched::own();
     let gpu = &watched.gpu;
-    let mut run = watched.model();
+    let mut run = model_on(&watched);
     run.step(&values(50));
     gpu.device().destroy();
     let mut steps = (0..20).map(|_| {
@@ -341,7 +316,7 @@ fn a_step_finds_out_by_itself_that_the_callers_device_is_lost() {
     watched.assert_quiet();
 
     let told = Watched::own();
-    let mut run = told.model();
+    let mut run = model_on(&told);
     told.gpu.set_lost("the caller's callback says so");
     assert_eq!(
         run.optimizer.step(&mut encoder(&told.gpu)).unwrap_err(),
@@ -363,7 +338,7 @@ fn a_driver_that_fails_while_it_is_polled_is_a_lost_device() {
     ];
     for (what, call) in calls {
         let watched = Watched::own();
-        let mut run = watched.model();
+        let mut run = model_on(&watched);
         run.step(&values(50));
         let saved = run.optimizer.checkpoint_blocking().unwrap();
         watched.gpu.inject_fault(Fault::PanicInPoll);
@@ -393,7 +368,7 @@ fn an_optimizer_dropped_with_readbacks_under_way_leaves_the_device_as_it_was() {
         drop(pending);
         drop(run.optimizer.params());
     }
-    let mut run = watched.model();
+    let mut run = model_on(&watched);
     run.step(&values(50));
     run.optimizer.wait_for_report().unwrap().expect("a report");
     watched.assert_quiet();

@@ -1,9 +1,12 @@
 //! What the tests share.
 #![allow(dead_code, reason = "each test file uses its part")]
 
+pub mod errors;
 pub mod model;
 pub mod oracle;
+pub mod small;
 pub mod variations;
+pub mod watched;
 
 use std::sync::OnceLock;
 
