@@ -56,16 +56,26 @@ fn make(signed: bool) -> CodeTable {
     table
 }
 
-/// The codes of up to 256 values for the scale, and the scale: that given, or the largest magnitude.
+/// The codes of up to 256 values for the scale, and the scale: that given, or the largest magnitude. Values that were
+/// stored at the given scale come out as they were, to the bit.
 pub fn q8_codes(values: &[f32], signed: bool, scale: Option<f32>, codes: &mut [u8]) -> f32 {
     let table = code_table(signed);
     // By the bits, as the GPU compares them: NaN is above all.
     let largest = values.iter().map(|x| x.to_bits() & 0x7fff_ffff).max().unwrap_or(0);
-    let scale = scale.unwrap_or(f32::from_bits(largest));
+    let own = f32::from_bits(largest);
     for (code, value) in codes.iter_mut().zip(values) {
-        *code = code_of(*value, scale, table);
+        let stored = scale.and_then(|scale| stored_code(*value, scale, table));
+        *code = stored.unwrap_or_else(|| code_of(*value, scale.unwrap_or(own), table));
     }
-    scale
+    scale.unwrap_or(own)
+}
+
+/// The code that has that value at that scale, where there is one. It need not be the nearest by
+/// [`code_of`]: at a subnormal scale products are rounded coarsely, those with bounds too.
+fn stored_code(value: f32, scale: f32, table: &CodeTable) -> Option<u8> {
+    let code = table.values.partition_point(|x| (x * scale).total_cmp(&value).is_lt());
+    let found = table.values.get(code)? * scale;
+    (found.to_bits() == value.to_bits()).then_some(code as u8)
 }
 
 /// The nearest code. A product each, not a quotient: division may be rounded in any way on a GPU.
@@ -142,6 +152,22 @@ mod tests {
             let mut again = vec![0; 255];
             q8_codes(&values, signed, Some(0.37), &mut again);
             assert_eq!(again, codes[..255]);
+        }
+    }
+
+    /// Also where several codes have one value. A fuzzer's find: at subnormal scales some came out as others.
+    #[test]
+    fn values_at_a_given_scale_come_out_to_the_bit() {
+        let codes: Vec<u8> = (0..=255).collect();
+        for signed in [false, true] {
+            let scales = (0..200u32).chain((0..0x7f80_0000).step_by(19_088_743)).map(f32::from_bits);
+            for scale in scales {
+                let bits = |codes: &[u8]| q8_values(codes, scale, signed).map(f32::to_bits).collect::<Vec<_>>();
+                let values: Vec<f32> = q8_values(&codes, scale, signed).collect();
+                let mut again = vec![0; 256];
+                assert_eq!(q8_codes(&values, signed, Some(scale), &mut again), scale);
+                assert_eq!(bits(&again), bits(&codes), "scale {scale:e}");
+            }
         }
     }
 
