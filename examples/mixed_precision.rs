@@ -7,7 +7,7 @@ use wgpu_optim::rules::AdamW;
 use wgpu_optim::schedule::Cosine;
 use wgpu_optim::{
     Arena, DynamicScale, Format, Gpu, LossScale, Optimizer, OptimizerConfig, Result, Rounding, StateFormat,
-    StorageConfig, TensorSpec, shader, wgpu,
+    StorageConfig, TensorSpec, wgpu, wgsl_conversions,
 };
 
 const ELEMENTS: u64 = 16_384;
@@ -48,7 +48,7 @@ fn access(format: Format) -> String {
         alias Stored = {stored};
         fn loaded(words: Stored) -> vec4<f32> {{ return {load}; }}
         fn stored(x: vec4<f32>) -> Stored {{ return {store}; }}",
-        shader::conversions(format)
+        wgsl_conversions(format)
     )
 }
 

@@ -48,6 +48,7 @@ pub use options::{OptionError, OptionField, OptionValue, Options};
 pub use report::Report;
 pub use rule::{Decay, Reduction, Rule, Slot};
 pub use schedule::Schedule;
+pub use shader::wgsl_conversions;
 pub use state::{OptimizerState, SlotStorage, TensorState};
 pub use storage::{Format, Master, Rounding, StateFormat, Storage, StorageConfig};
 pub use tensor::TensorSpec;

@@ -23,7 +23,7 @@ mod lines;
 mod storage;
 
 pub use lines::{ByLine, fold_lines, sum_lines};
-pub use storage::conversions;
+pub use storage::wgsl_conversions;
 use storage::{add_engine_word, add_gradients, add_state, add_weights, state_glue};
 
 /// Threads of a workgroup.

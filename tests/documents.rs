@@ -25,13 +25,24 @@ fn the_table_of_dependencies_has_all_and_no_others() {
 }
 
 #[test]
-fn every_example_is_shown() {
+fn every_example_is_short_and_shown_once() {
     let document = read("docs/examples.md");
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
+    let mut shown = document.lines().filter_map(|line| line.strip_prefix("## ")).collect::<Vec<_>>();
+    shown.sort_unstable();
+    let mut names = Vec::new();
     for entry in std::fs::read_dir(folder).unwrap() {
-        let name = entry.unwrap().path().file_stem().unwrap().to_str().unwrap().to_owned();
-        assert!(document.contains(&format!("## {name}\n")), "docs/examples.md lacks {name:?}");
+        let path = entry.unwrap().path();
+        let text = if path.is_dir() { path.join("main.rs") } else { path.clone() };
+        // What examples share is none.
+        if text.exists() {
+            let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
+            assert!(read(text).lines().count() < 200, "{name} is too long to be taken in");
+            names.push(name);
+        }
     }
+    names.sort_unstable();
+    assert_eq!(shown, names);
 }
 
 /// Links of documents to files lead somewhere.

@@ -289,13 +289,7 @@ pub fn log_log(panels: Vec<(String, Vec<Curve>)>, x: &'static str, y: &'static s
     // All alike, so that they compare.
     let (across, up) =
         (Axis::decades(x, short, all.iter().map(|p| p.0)), Axis::decades(y, plain, all.iter().map(|p| p.1)));
-    let chart = |(title, curves)| Chart {
-        title,
-        curves,
-        x: across.clone(),
-        y: up.clone(),
-        legend: Legend::Inside(Corner::LowerRight),
-    };
+    let chart = |(title, curves)| Chart { title, curves, x: across.clone(), y: up.clone(), legend: Legend::Beside };
     let charts: Vec<_> = panels.into_iter().map(chart).collect();
     grid(&charts, charts.len().clamp(1, 2), (520, 440))
 }

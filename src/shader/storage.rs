@@ -27,7 +27,7 @@ fn add_format(source: &mut String, format: Format) {
 /// WGSL for the caller's own kernels that read or write numbers of 16 bits: `widen_f16` or `widen_bf16`
 /// (from two words to the bits of four f32), `nearest_f16` or `nearest_bf16` (from those to four halves)
 /// and `join_halves` (to two words). Empty for f32.
-pub fn conversions(format: Format) -> String {
+pub fn wgsl_conversions(format: Format) -> String {
     let mut source = String::new();
     add_format(&mut source, format);
     source

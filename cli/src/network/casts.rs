@@ -2,7 +2,7 @@
 
 use wgpu_optim::step::Plan;
 use wgpu_optim::wgpu::{self, BindGroup, BufferBinding, ComputePass};
-use wgpu_optim::{Arena, Format, Gpu, Slice, TensorSpec, shader};
+use wgpu_optim::{Arena, Format, Gpu, Slice, TensorSpec, wgsl_conversions};
 
 use crate::error::{Error, Result};
 
@@ -91,7 +91,7 @@ impl Cast {
             Format::F32 => include_str!("../../shaders/narrow.wgsl"),
             _ => include_str!("../../shaders/widen.wgsl"),
         };
-        let conversions = shader::conversions(format);
+        let conversions = wgsl_conversions(format);
         let source = format!(
             "{text}{conversions}
             fn widened(words: vec2<u32>) -> vec4<u32> {{ return widen_{name}(words); }}
