@@ -1,14 +1,19 @@
 """Runs a case with the library it names, in float64 or float32."""
 
 import fnmatch
+import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
 
-import models
-import optax_rules
-import schedules
+sys.path.append(str(Path(__file__).resolve().parents[2] / "scripts"))
+
+import models  # noqa: E402
+import optax_rules  # noqa: E402
+import schedules  # noqa: E402
+from torch_state import SLOTS as TORCH_SLOTS  # noqa: E402
 
 torch.set_num_threads(1)
 
@@ -32,25 +37,15 @@ TORCH_RULES = {
 MODELS = {"momentum": models.Momentum, "schedule_free_adamw": models.ScheduleFreeAdamW}
 CAUTIOUS = {"adamw": models.CautiousAdamW, "lion": models.CautiousLion}
 
-SLOTS = {
-    "sgd": ["momentum_buffer"],
+# Those of torch.optim, and of what it has not.
+SLOTS = TORCH_SLOTS | {
     "momentum": ["momentum_buffer"],
-    "adagrad": ["sum"],
-    "adadelta": ["square_avg", "acc_delta"],
-    "rmsprop": ["square_avg", "grad_avg", "momentum_buffer"],
-    "adam": ["exp_avg", "exp_avg_sq", "max_exp_avg_sq"],
-    "adamw": ["exp_avg", "exp_avg_sq", "max_exp_avg_sq"],
-    "adamax": ["exp_avg", "exp_inf"],
-    "nadam": ["exp_avg", "exp_avg_sq"],
-    "radam": ["exp_avg", "exp_avg_sq"],
-    "rprop": ["prev", "step_size"],
     "lion": ["exp_avg"],
     "adabelief": ["exp_avg", "exp_avg_var"],
     "yogi": ["exp_avg", "exp_avg_sq"],
     "adan": ["exp_avg", "exp_avg_diff", "exp_avg_sq", "prev_grad"],
     "lamb": ["exp_avg", "exp_avg_sq"],
     "lars": ["momentum_buffer"],
-    "adafactor": ["row_var", "col_var", "variance"],
     "schedule_free_adamw": ["z", "exp_avg_sq"],
 }
 
