@@ -2,8 +2,10 @@
 //! rule, runs before trusting either.
 
 mod stored;
+mod variations;
 
 use ndarray::{ArrayD, IxDyn};
+pub use variations::{RuleVariation, variations};
 
 use crate::cpu::{CpuOptimizer, CpuTensor};
 use crate::gpu::{Arena, Gpu, Optimizer, Slice, Tensor};

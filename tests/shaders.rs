@@ -124,7 +124,7 @@ fn kernels() -> Vec<(String, Kernel)> {
                 for (weights, ema) in &weights()[..if index < 2 { 4 } else { 1 }] {
                     // Storage with the conditionings that change how it is reached.
                     let mut storages = storages();
-                    let plain = variation.label == rule.name();
+                    let plain = variation.rule.options() == rule.options();
                     storages.truncate(match (index, rule.name()) {
                         (0 | 1, "adamw" | "lamb") if plain => storages.len(),
                         // All of it would be thousands.
