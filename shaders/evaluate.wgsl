@@ -23,7 +23,7 @@ fn evaluate(
     }
     begin_state(thread);
     let verdict = verdicts[block.tensor];
-    let h = load_hyper(verdict.lane);
+    let h = load_hyper(lanes[verdict.lane]);
     for (var i = thread * 4u; i < block.len; i += WORKGROUP * 4u) {
         let count = min(block.len - i, 4u);
         let weights = evaluated(load_weights(block, i, count), load_state(block, i), h);

@@ -26,14 +26,15 @@ fn measure(
         return;
     }
     begin_state(thread);
-    let h = load_hyper(verdict.lane);
+    let lane = lanes[verdict.lane];
+    let h = load_hyper(lane);
     var of_params = vec3<f32>();
     var of_update = vec3<f32>();
     var kept = vec4<u32>();
     for (var i = thread * 4u; i < block.len; i += WORKGROUP * 4u) {
         let count = min(block.len - i, 4u);
         let mine = vec4<u32>(0u, 1u, 2u, 3u) < vec4<u32>(count);
-        let proposal = propose(block, i, count, verdict, h);
+        let proposal = propose(block, i, count, verdict, lane, h);
         if CAUTIOUS {
             kept += select(vec4<u32>(), vec4<u32>(1u), agrees(proposal) & mine);
         } else {

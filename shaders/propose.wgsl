@@ -10,13 +10,13 @@ struct Proposal {
     s: State,
 }
 
-fn propose(block: Block, i: u32, count: u32, verdict: Verdict, h: Hyper) -> Proposal {
+fn propose(block: Block, i: u32, count: u32, verdict: Verdict, lane: Lane, h: Hyper) -> Proposal {
     let words = with_accumulated(load_gradients(block.start + span.gradient_shift + i, count), block, i);
-    var g = by_unit(scaled(condition(words, lanes[verdict.lane].unscale), verdict), block, i);
+    var g = by_unit(scaled(condition(words, lane.unscale), verdict), block, i);
     let p = load_weights(block, i, count);
-    g = lanes[verdict.lane].sign * g + lanes[verdict.lane].coupled * p;
-    var s = with_mean_square(load_state(block, i), g, block, i, verdict.lane);
-    let u = direction(p, g, &s, h) + lanes[verdict.lane].in_ratio * p;
+    g = lane.sign * g + lane.coupled * p;
+    var s = with_mean_square(load_state(block, i), g, block, i, lane);
+    let u = direction(p, g, &s, h) + lane.in_ratio * p;
     return Proposal(p, g, u, s);
 }
 

@@ -12,7 +12,7 @@ fn sum_over_workgroup(thread: u32, mine: Partial) -> Partial {
     workgroupBarrier();
     if thread % FAN == 0u {
         var sum = mine;
-        for (var i = 1u; i < FAN; i += 1u) {
+        for (var i = 1u; i < min(FAN, WORKGROUP); i += 1u) {
             sum = add(sum, parts[thread + i]);
         }
         parts[thread] = sum;

@@ -25,16 +25,17 @@ fn update(
         return;
     }
     begin_state(thread);
-    let h = load_hyper(verdict.lane);
+    let lane = lanes[verdict.lane];
+    let h = load_hyper(lane);
     for (var base = 0u; base < block.len; base += WORKGROUP * 4u) {
         let i = base + thread * 4u;
         let count = min(block.len - min(i, block.len), 4u);
         if count > 0u {
             if verdict.action == TAKE {
-                let proposal = propose(block, i, count, verdict, h);
+                let proposal = propose(block, i, count, verdict, lane, h);
                 var s = proposal.s;
                 // One subtraction from p: decay and step are rounded into it together.
-                var p = proposal.p - step_of(proposal, &s, verdict, block.tensor, h);
+                var p = proposal.p - step_of(proposal, &s, verdict, lane, block.tensor, h);
                 if WEIGHT_CLIP {
                     p = clamp(p, vec4<f32>(-settings.weight_clip), vec4<f32>(settings.weight_clip));
                 }

@@ -9,7 +9,7 @@ use crate::gradient::{GradientConfig, OnNonfinite};
 use crate::layout::BLOCK;
 use crate::loss_scale::LossScale;
 use crate::step::{EMA, Plan, Stepping, Variant};
-use crate::storage::Format;
+use crate::storage::{Format, Q8_BLOCK};
 use crate::weights::WeightsConfig;
 
 // Ahead of the modules, which use it too.
@@ -29,13 +29,20 @@ use storage::{add_engine_word, add_gradients, add_state, add_weights, state_glue
 /// Threads of a workgroup.
 pub const WORKGROUP: u32 = 256;
 
-/// Threads of a scan's workgroup for that type of adapter. Where a CPU plays all threads one after the
-/// other, the barriers of its sum cost more than its reads: 32 threads take 0.43 of the time of 256.
-pub fn scan_workgroup(adapter: wgpu::DeviceType) -> u32 {
+/// Threads of a workgroup that serves a block, for that type of adapter. A CPU plays a vector of them at a
+/// time: with no more than that there is one start and one walk through memory for each block, and
+/// barriers part nobody.
+pub fn block_workgroup(adapter: wgpu::DeviceType) -> u32 {
     match adapter {
-        wgpu::DeviceType::Cpu => 32,
+        wgpu::DeviceType::Cpu => 8,
         _ => WORKGROUP,
     }
+}
+
+/// As many threads, or the fewest more that take all elements of a scale of q8 at once: their largest is
+/// found by the workgroup.
+pub fn whole_scales(workgroup: u32) -> u32 {
+    workgroup.next_multiple_of(Q8_BLOCK / 4)
 }
 
 /// A composed kernel: text, entry point and the values of its constants.
@@ -50,7 +57,7 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// The same kernel with another number of threads, a multiple of 16.
+    /// The same kernel with another number of threads: up to 16, or a multiple of 16.
     pub fn with_workgroup(mut self, threads: u32) -> Self {
         for (name, value) in &mut self.constants {
             if *name == "WORKGROUP" {
@@ -375,10 +382,10 @@ fn glue(source: &mut String, variant: &Variant) {
     if scalars.is_empty() {
         source.push_str("struct Hyper {\n    none: u32,\n}\n");
     }
-    let members: Vec<_> = (0..scalars.len()).map(|i| format!("lanes[lane].scalars[{i}]")).collect();
+    let members: Vec<_> = (0..scalars.len()).map(|i| format!("lane.scalars[{i}]")).collect();
     let _ = writeln!(
         source,
-        "fn load_hyper(lane: u32) -> Hyper {{\n    return Hyper({});\n}}",
+        "fn load_hyper(lane: Lane) -> Hyper {{\n    return Hyper({});\n}}",
         if members.is_empty() { "0u".to_owned() } else { members.join(", ") }
     );
 
@@ -389,14 +396,14 @@ fn glue(source: &mut String, variant: &Variant) {
 /// Where a rule has a slot for it, the mean square with this step's gradient in it.
 fn add_mean_square(source: &mut String, variant: &Variant) {
     source.push_str(
-        "fn with_mean_square(s: State, g: vec4<f32>, block: Block, i: u32, lane: u32) -> State {\n    var result = s;\n",
+        "fn with_mean_square(s: State, g: vec4<f32>, block: Block, i: u32, lane: Lane) -> State {\n    var result = s;\n",
     );
     if let Some(slot) = variant.mean_square() {
         let name = variant.slots[slot].name;
         let value = if variant.factored {
             "factored_mean_square(block, i)".to_owned()
         } else {
-            format!("average(s.{name}, square(g), lanes[lane].scalars[0])")
+            format!("average(s.{name}, square(g), lane.scalars[0])")
         };
         let _ = writeln!(source, "    result.{name} = {value};");
     }

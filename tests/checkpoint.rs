@@ -283,7 +283,7 @@ fn the_memory_of_a_checkpoint_is_told_before() {
 
 #[test]
 fn an_encoder_that_never_runs_gives_an_error_not_a_hang() {
-    let gpu = wgpu_optim::Gpu::headless().unwrap();
+    let gpu = support::own_gpu();
     let run = Model::new(&gpu, &adamw(), &specs(), &values(1), Place::Arena);
     let mut dropped = encoder(&gpu);
     let pending = run.optimizer.record_checkpoint(&mut dropped).unwrap();
@@ -301,7 +301,7 @@ fn an_encoder_that_never_runs_gives_an_error_not_a_hang() {
 
 #[test]
 fn commands_that_the_device_refuses_give_no_checkpoint() {
-    let gpu = wgpu_optim::Gpu::headless().unwrap();
+    let gpu = support::own_gpu();
     let run = Model::new(&gpu, &adamw(), &specs(), &values(1), Place::Arena);
     let scope = gpu.device().push_error_scope(wgpu::ErrorFilter::Validation);
     let mut bad = encoder(&gpu);

@@ -6,7 +6,7 @@ mod support;
 use support::errors::{assert_says, assert_tensor};
 use support::model::{Model, Place, buffer};
 use support::watched::{Watched, adapter};
-use support::{encoder, gpu, submit};
+use support::{encoder, gpu, own_gpu, submit};
 use wgpu_optim::rules::AdamW;
 use wgpu_optim::twin::{Block, CpuKernel, Measure};
 use wgpu_optim::wgpu::{self, BufferUsages};
@@ -276,7 +276,7 @@ fn a_shader_of_another_crate_that_does_not_compile_is_an_error() {
 
 #[test]
 fn a_device_that_is_lost_is_an_error_from_then_on() {
-    let gpu = Gpu::headless().unwrap();
+    let gpu = own_gpu();
     let mut model = Model::new(&gpu, &adamw(), &[TensorSpec::new("w", [4])], &[vec![1.0; 4]], Place::Arena);
     model.step(&[vec![1.0; 4]]);
     model.optimizer.wait_for_report().unwrap();

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use support::model::{Model, PLACES, Place, buffer};
 use support::small::{config, fresh, gradients, model, oracle, rebind, tiny};
-use support::{Numbers, encoder, gpu, submit};
+use support::{Numbers, encoder, gpu, own_gpu, submit};
 use wgpu_optim::gpu::STEP_ROWS;
 use wgpu_optim::{Error, Gpu, Slice, TensorSpec};
 
@@ -32,7 +32,7 @@ fn the_second_step_creates_no_object() {
     for place in PLACES {
         for config in [config(), config().clip_global_norm(1.0)] {
             // Others count on the shared device.
-            let gpu = Gpu::headless().unwrap();
+            let gpu = own_gpu();
             let mut model = model(&gpu, &config, place);
             model.step(&gradients(0));
             let created = gpu.objects_created();
@@ -48,7 +48,7 @@ fn the_second_step_creates_no_object() {
 
 #[test]
 fn rebinding_gradients_among_buffers_seen_before_creates_no_object() {
-    let gpu = Gpu::headless().unwrap();
+    let gpu = own_gpu();
     let mut model = model(&gpu, &config(), Place::Separate);
     let sets: Vec<_> = (0..3).map(|i| fresh(&gpu, &gradients(i), i)).collect();
     let mut oracle = oracle(&config());
@@ -69,7 +69,7 @@ fn rebinding_gradients_among_buffers_seen_before_creates_no_object() {
 #[test]
 fn gradient_buffers_that_the_caller_dropped_are_let_go() {
     const LEN: usize = 1 << 20;
-    let gpu = Gpu::headless().unwrap();
+    let gpu = own_gpu();
     let specs = [TensorSpec::new("w", [LEN as u64])];
     let mut model = Model::new(&gpu, &config(), &specs, &[vec![0.5; LEN]], Place::Separate);
     let allocated = || gpu.device().generate_allocator_report().map(|report| report.total_allocated_bytes);

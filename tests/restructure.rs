@@ -352,7 +352,7 @@ fn tensors_past_the_binding_limit_keep_their_state() {
 #[test]
 fn what_cannot_be_is_refused_and_changes_nothing() {
     // Of its own: faults are injected.
-    let gpu = wgpu_optim::Gpu::headless().unwrap();
+    let gpu = support::own_gpu();
     let config = adamw().group(Group::matching("frozen").frozen());
     let specs = [TensorSpec::new("w", [4, 2]), TensorSpec::new("frozen", [2]), TensorSpec::new("scalar", [])];
     let mut run = Model::new(&gpu, &config, &specs, &draw(&specs, 1), Place::Arena);

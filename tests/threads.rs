@@ -75,7 +75,7 @@ fn optimizers_on_one_device_do_not_meet() {
 #[test]
 fn two_devices_in_one_process_do_not_meet() {
     let alone = [run(&gpu(), 0), run(&gpu(), 1)];
-    let devices = [Gpu::headless().unwrap(), Gpu::headless().unwrap()];
+    let devices = [own_gpu(), own_gpu()];
     let together = std::thread::scope(|scope| {
         let threads = [0, 1].map(|i| {
             let gpu = &devices[i];

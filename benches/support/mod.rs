@@ -42,7 +42,7 @@ pub fn configs() -> [(&'static str, OptimizerConfig, bool); 2] {
 
 /// The device of the tests, named once.
 pub fn gpu() -> Gpu {
-    let gpu = tests::gpu();
+    let gpu = Gpu::headless().unwrap_or_else(|e| panic!("benches of the GPU need an adapter: {e}"));
     let info = gpu.device().adapter_info();
     eprintln!("adapter: {} ({:?}), driver {} {}", info.name, info.backend, info.driver, info.driver_info);
     gpu
@@ -165,7 +165,9 @@ impl GpuStream {
             wgpu::ShaderRuntimeChecks { bounds_checks: false, force_loop_bounding: false, ..Default::default() };
         // SAFETY: indices stay below the bindings' lengths, and loops advance; the engine's kernels go
         // without checks too.
-        let module = unsafe { gpu.device().create_shader_module_trusted(wgpu::include_wgsl!("stream.wgsl"), checks) };
+        let module = unsafe {
+            gpu.device().create_shader_module_trusted(wgpu::include_wgsl!("../../cli/shaders/stream.wgsl"), checks)
+        };
         let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST;
         let buffer = |words: usize| {
             let size = words as u64 * 4;
@@ -199,7 +201,10 @@ impl Kernel {
             layout: None,
             module,
             entry_point: Some(entry),
-            compilation_options: Default::default(),
+            compilation_options: wgpu::PipelineCompilationOptions {
+                constants: &[("SLOTS", 2.0), ("WORKGROUP", gpu.workgroup_size().into())],
+                ..Default::default()
+            },
             cache: None,
         });
         let entries: Vec<_> = buffers

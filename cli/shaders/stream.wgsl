@@ -5,7 +5,7 @@
 override SLOTS: u32;
 
 const BLOCK: u32 = 1024u;
-const WORKGROUP: u32 = 256u;
+override WORKGROUP: u32 = 256u;
 
 @group(0) @binding(0) var<storage, read_write> params: array<vec4<u32>>;
 @group(0) @binding(1) var<storage, read> gradients: array<vec4<u32>>;

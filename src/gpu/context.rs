@@ -1,6 +1,6 @@
 //! A device, its limits, and what the engine has created on it.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ struct Inner {
     device: wgpu::Device,
     queue: wgpu::Queue,
     limits: DeviceLimits,
-    scan_workgroup: u32,
+    workgroup_size: AtomicU32,
     lost: LostFlag,
     /// In nanoseconds.
     timeout: AtomicU64,
@@ -79,12 +79,12 @@ impl Gpu {
 
     fn with_lost_flag(device: wgpu::Device, queue: wgpu::Queue, lost: LostFlag) -> Self {
         let limits = DeviceLimits::of(&device.limits());
-        let scan_workgroup = shader::scan_workgroup(device.adapter_info().device_type);
+        let workgroup_size = shader::block_workgroup(device.adapter_info().device_type).into();
         let inner = Inner {
             device,
             queue,
             limits,
-            scan_workgroup,
+            workgroup_size,
             lost,
             timeout: AtomicU64::new(TIMEOUT.as_nanos() as u64),
             faults: Faults::default(),
@@ -173,6 +173,27 @@ impl Gpu {
         self.inner.timeout.store(nanos, Ordering::Relaxed);
     }
 
+    /// Threads of a workgroup, each of which serves a block of up to 4,096 elements: 256, but 8 where the
+    /// adapter is a CPU, unless [`Gpu::set_workgroup_size`] says otherwise.
+    pub fn workgroup_size(&self) -> u32 {
+        self.inner.workgroup_size.load(Ordering::Relaxed)
+    }
+
+    /// Sets [`Gpu::workgroup_size`] for optimizers made later on the device. It decides in which order the
+    /// squares of a norm are added up; nothing else depends on it but time.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for any other number than 8, 16, 32, 64, 128 or 256.
+    pub fn set_workgroup_size(&self, threads: u32) -> Result<()> {
+        if !threads.is_power_of_two() || !(8..=shader::WORKGROUP).contains(&threads) {
+            return Err(Error::Config(format!(
+                "workgroups of {threads} threads: 8, 16, 32, 64, 128 or 256 are possible"
+            )));
+        }
+        self.inner.workgroup_size.store(threads, Ordering::Relaxed);
+        Ok(())
+    }
+
     /// What the engine has created so far.
     pub fn objects_created(&self) -> ObjectCounts {
         let counters = &self.inner.created;
@@ -223,10 +244,6 @@ impl Gpu {
 
     pub(super) fn pipelines(&self) -> &Pipelines {
         &self.inner.pipelines
-    }
-
-    pub(super) fn scan_workgroup(&self) -> u32 {
-        self.inner.scan_workgroup
     }
 
     pub(super) fn lost(&self) -> &LostFlag {

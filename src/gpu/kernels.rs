@@ -17,7 +17,7 @@ pub struct Kernels {
     pub sum: wgpu::ComputePipeline,
     /// Whether kernels that look at the steps' health are wanted.
     watched: bool,
-    /// Threads of the workgroups that serve a block each.
+    /// Threads of a workgroup where kernels go through blocks or tables.
     workgroup: u32,
     spans: HashMap<(usize, Access), SpanKernels>,
 }
@@ -44,9 +44,11 @@ type Place = fn(&mut SpanKernels) -> &mut Option<wgpu::ComputePipeline>;
 
 impl Kernels {
     pub fn new(gpu: &Gpu, plan: &Plan) -> Result<Self> {
-        let prepare = gpu.pipeline(shader::prepare(plan), Author::Ours, &[tables::prepare_bindings()])?;
-        let sum = gpu.pipeline(shader::sums(), Author::Ours, &[tables::sum_bindings()])?;
-        Ok(Self { prepare, sum, watched: false, workgroup: shader::WORKGROUP, spans: HashMap::new() })
+        let workgroup = gpu.workgroup_size();
+        let prepare = shader::prepare(plan).with_workgroup(workgroup);
+        let prepare = gpu.pipeline(prepare, Author::Ours, &[tables::prepare_bindings()])?;
+        let sum = gpu.pipeline(shader::sums().with_workgroup(workgroup), Author::Ours, &[tables::sum_bindings()])?;
+        Ok(Self { prepare, sum, watched: false, workgroup, spans: HashMap::new() })
     }
 
     /// Forgets what was built for spans, and builds kernels that look at their health too, or not.
@@ -76,16 +78,17 @@ impl Kernels {
         let code = &plan.variants[variant];
         let rule = code.rule.as_ref();
         let author = if rules::is_ours(rule) { Author::Ours } else { Author::Outside(rule.name()) };
-        let span =
-            bindings::update_bindings(access, code.kept_count() > 0, code.formats().any(|f| f == StateFormat::Q8));
+        let compressed = code.formats().any(|f| f == StateFormat::Q8);
+        let span = bindings::update_bindings(access, code.kept_count() > 0, compressed);
+        let workgroup = if compressed { shader::whole_scales(self.workgroup) } else { self.workgroup };
         let build = |kernel: Kernel, author, tables: Bindings| Wanted {
-            kernel: kernel.with_workgroup(self.workgroup),
+            kernel: kernel.with_workgroup(workgroup),
             author,
             groups: vec![span.clone(), tables],
         };
         let scanned = vec![bindings::scan_bindings(plan.gradient.accumulates()), tables::scan_bindings()];
         let scan = |kernel: Kernel| {
-            let kernel = kernel.with_workgroup(gpu.scan_workgroup());
+            let kernel = kernel.with_workgroup(self.workgroup);
             Wanted { kernel, author: Author::Ours, groups: scanned.clone() }
         };
         let (gradient, weights) = (&plan.gradient, &plan.weights);

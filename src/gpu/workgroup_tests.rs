@@ -72,13 +72,13 @@ fn the_number_of_threads_changes_no_bit() {
         let config = if storage == StorageConfig::default() { config.ema(EmaConfig::default()) } else { config };
         let usual = run(&gpu, &config, shader::WORKGROUP);
         assert!(usual.1.steps_taken == 3 && usual.0 != values(0), "{storage:?} took no steps");
-        // 8 bits want whole groups of 256 elements at a time.
-        let fewest = if storage.state == StateFormat::Q8 { 64 } else { 32 };
-        for threads in [32, 64, 128, 192].into_iter().filter(|threads| *threads >= fewest) {
+        // 8 bits take whole groups of 256 elements at a time.
+        let fewest = if storage.state == StateFormat::Q8 { shader::whole_scales(1) } else { 8 };
+        for threads in [8, 32, 64, 128, 192].into_iter().filter(|threads| *threads >= fewest) {
             let other = run(&gpu, &config, threads);
             assert!(other == usual, "{threads} threads instead of {}, {storage:?}", shader::WORKGROUP);
             compared += 1;
         }
     }
-    assert_eq!(compared, 3 * 4 + 2 * 3);
+    assert_eq!(compared, 3 * 5 + 2 * 3);
 }

@@ -15,7 +15,15 @@ use wgpu_optim::{Arena, Gpu, TensorSpec};
 /// The device of the tests. No adapter is a failure, never a skip.
 pub fn gpu() -> Gpu {
     static GPU: OnceLock<Gpu> = OnceLock::new();
-    GPU.get_or_init(|| Gpu::headless().unwrap_or_else(|e| panic!("these tests need a GPU adapter: {e}"))).clone()
+    GPU.get_or_init(own_gpu).clone()
+}
+
+/// A device that no other test has.
+pub fn own_gpu() -> Gpu {
+    let gpu = Gpu::headless().unwrap_or_else(|e| panic!("these tests need a GPU adapter: {e}"));
+    // What a GPU runs, on a CPU adapter too, whose own choice the program's tests and `verify` run.
+    gpu.set_workgroup_size(256).unwrap();
+    gpu
 }
 
 /// An encoder of that device.

@@ -262,7 +262,7 @@ impl Dispatch {
             module,
             entry_point: Some(entry),
             compilation_options: wgpu::PipelineCompilationOptions {
-                constants: &[("SLOTS", slots as f64)],
+                constants: &[("SLOTS", slots as f64), ("WORKGROUP", gpu.workgroup_size().into())],
                 ..Default::default()
             },
             cache: None,
