@@ -9,6 +9,7 @@ mod lines;
 mod passes;
 mod restructure;
 mod stored;
+mod sums;
 mod tasks;
 
 use health::{Look, Monitor};

@@ -33,6 +33,7 @@ mod tensor;
 pub mod twin;
 pub mod verify;
 pub mod weights;
+mod wide;
 
 pub use checkpoint::{Checkpoint, TensorParams};
 pub use config::{CommonOptions, Group, OptimizerConfig};

@@ -9,7 +9,7 @@ use support::model::{Model, PLACES, Place, buffer};
 use support::small::{config, fresh, gradients, model, oracle, rebind, tiny};
 use support::{Numbers, encoder, gpu, own_gpu, submit};
 use wgpu_optim::gpu::STEP_ROWS;
-use wgpu_optim::{Error, Gpu, Slice, TensorSpec};
+use wgpu_optim::{Error, Slice, TensorSpec};
 
 #[test]
 fn a_step_is_recorded_and_nothing_is_submitted() {

@@ -5,7 +5,7 @@ mod support;
 use std::sync::{Arc, Barrier};
 
 use support::model::{Model, Place};
-use support::{Numbers, gpu};
+use support::{Numbers, gpu, own_gpu};
 use wgpu_optim::gpu::PendingCheckpoint;
 use wgpu_optim::rules::{AdamW, Sgd};
 use wgpu_optim::{Arena, Checkpoint, Gpu, Optimizer, OptimizerConfig, TensorSpec};

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use rayon::prelude::*;
 
 use super::Dense;
+use super::sums::{Sizes, Wanted, sums};
 use super::tasks::{Rounds, TASK, tasks};
 use crate::gradient::OnNonfinite;
 use crate::hyper::Scalars;
@@ -15,20 +16,17 @@ use crate::maths;
 use crate::rates::Rates;
 use crate::step::{Plan, Stepping};
 use crate::storage::{Format, Noise};
-use crate::twin::{Element, Measure, UpdateSettings, condition};
-
-/// Elements that are added up in one go.
-const SUM: usize = 1 << 12;
+use crate::twin::{Element, Measure, UpdateSettings};
 
 /// What a scan found.
 #[derive(Debug, Default)]
 pub struct Scan {
-    /// Sum of squares of the value-clipped gradients.
+    /// Sum of squares of the value-clipped gradients, where something depends on it.
     pub squares: f64,
     /// Elements that are not finite.
     pub nonfinite: u64,
-    /// Norm and largest magnitude of each tensor, in the order of the dense tensors.
-    tensors: Vec<[f64; 2]>,
+    /// Of each tensor, in the order of the dense tensors.
+    tensors: Vec<Sizes>,
 }
 
 /// What multiplies all of a step.
@@ -81,35 +79,6 @@ fn settings(plan: &Plan) -> UpdateSettings {
     }
 }
 
-/// Squares, largest magnitude and non-finite elements of a stretch.
-fn sum<F: Element>(values: &[F], tests: bool, settings: &UpdateSettings) -> ([f64; 2], u64) {
-    let (mut squares, mut largest, mut nonfinite) = (0.0, 0.0, 0);
-    for &x in values {
-        if x.is_finite() || !tests {
-            let x = condition(x, settings).f64();
-            squares += x * x;
-            largest = f64::max(largest, x.abs());
-        } else {
-            nonfinite += 1;
-        }
-    }
-    ([squares, largest], nonfinite)
-}
-
-/// Sums of each tensor's stretch: squares and largest magnitude, and all non-finite elements.
-fn sums<F: Element>(tensors: &[&[F]], tests: bool, settings: &UpdateSettings) -> (Vec<[f64; 2]>, u64) {
-    let chunks: Vec<_> =
-        tensors.iter().enumerate().flat_map(|(t, values)| values.chunks(SUM).map(move |c| (t, c))).collect();
-    let parts = map(chunks, |(t, chunk)| (t, sum(chunk, tests, settings)));
-    let mut totals = vec![[0.0; 2]; tensors.len()];
-    let mut nonfinite = 0;
-    for (t, ([squares, largest], bad)) in parts {
-        totals[t] = [totals[t][0] + squares, f64::max(totals[t][1], largest)];
-        nonfinite += bad;
-    }
-    (totals, nonfinite)
-}
-
 /// Adds gradients to those of earlier micro-batches.
 pub fn accumulate<F: Element>(dense: &mut [Dense<'_, F>], plan: &Plan) {
     let zeroes = plan.gradient.on_nonfinite == OnNonfinite::Zero;
@@ -136,10 +105,12 @@ pub fn clear_accumulated<F: Element>(dense: &mut [Dense<'_, F>]) {
 /// Reads every gradient.
 pub fn scan<F: Element>(dense: &[Dense<'_, F>], plan: &Plan, unscale: f64) -> Scan {
     let gradients: Vec<&[F]> = dense.iter().map(Dense::whole_gradient).collect();
-    let tests = plan.gradient.on_nonfinite != OnNonfinite::Propagate;
-    let (totals, nonfinite) = sums(&gradients, tests, &UpdateSettings { unscale, ..settings(plan) });
-    let squares = totals.iter().map(|[squares, _]| squares).sum();
-    Scan { squares, nonfinite, tensors: totals.into_iter().map(|[s, largest]| [s.sqrt(), largest]).collect() }
+    let wanted = Wanted {
+        nonfinite: plan.gradient.on_nonfinite != OnNonfinite::Propagate,
+        sizes: plan.gradient.needs_factors(),
+    };
+    let (tensors, nonfinite) = sums(&gradients, wanted, &UpdateSettings { unscale, ..settings(plan) });
+    Scan { squares: tensors.iter().map(|sizes| sizes.squares).sum(), nonfinite, tensors }
 }
 
 /// The numbers of each tensor's update. Counts the step.
@@ -160,9 +131,9 @@ pub fn prepare<F: Element>(
         let rate = rates.groups()[group];
         let decays = rate.decays();
         let lr = rate.step_lr(scales.factor);
-        let [norm, largest] = scan.tensors.get(index).copied().unwrap_or_default();
+        let sizes = scan.tensors.get(index).copied().unwrap_or_default();
         let own = if plan.gradient.by_tensor() {
-            plan.gradient.tensor_coefficient(norm, largest)
+            plan.gradient.tensor_coefficient(sizes.squares.sqrt(), sizes.largest)
         } else {
             scales.coefficient
         };
@@ -237,8 +208,9 @@ pub fn limit<F: Element>(dense: &mut [Dense<'_, F>], plan: &Plan) {
     }
     let weights: Vec<&[F]> = dense.iter().map(Dense::weights).collect();
     let plain = UpdateSettings { clip_value: None, zero_nonfinite: false, ..settings(plan) };
-    let (totals, _) = sums(&weights, false, &plain);
-    for (d, [squares, largest]) in dense.iter_mut().zip(totals) {
+    let wanted = Wanted { nonfinite: false, sizes: true };
+    let (totals, _) = sums(&weights, wanted, &plain);
+    for (d, Sizes { squares, largest }) in dense.iter_mut().zip(totals) {
         let factor = plan.weights.factor(squares.sqrt(), largest);
         if factor == 1.0 {
             continue;

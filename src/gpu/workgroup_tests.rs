@@ -4,7 +4,7 @@
 use super::Optimizer;
 use crate::rules::AdamW;
 use crate::storage::{Format, Master, Rounding, StateFormat, StorageConfig};
-use crate::{Arena, EmaConfig, Gpu, OptimizerConfig, OptimizerState, TensorSpec, shader};
+use crate::{Arena, EmaConfig, Error, Gpu, OptimizerConfig, OptimizerState, TensorSpec, shader};
 
 /// All that a run leaves, as stored.
 type Outcome = (Vec<Vec<f32>>, OptimizerState);
@@ -81,4 +81,20 @@ fn the_number_of_threads_changes_no_bit() {
         }
     }
     assert_eq!(compared, 3 * 5 + 2 * 3);
+}
+
+#[test]
+fn workgroups_have_a_choice_of_sizes() {
+    let gpu = Gpu::headless().unwrap_or_else(|e| panic!("this test needs a GPU adapter: {e}"));
+    let cpu = gpu.device().adapter_info().device_type == wgpu::DeviceType::Cpu;
+    assert_eq!(gpu.workgroup_size(), if cpu { 8 } else { 256 });
+    for threads in [0, 4, 24, 512] {
+        let error = gpu.set_workgroup_size(threads).unwrap_err();
+        assert!(
+            matches!(&error, Error::Config(text) if text.contains(&format!("of {threads} threads: 8, 16, 32"))),
+            "{error}"
+        );
+    }
+    gpu.set_workgroup_size(64).unwrap();
+    assert_eq!(gpu.clone().workgroup_size(), 64);
 }

@@ -4,6 +4,7 @@ use super::{Block, MAX_SLOTS, Measure, Norms, SlotArray, Twin, UpdateSettings};
 use crate::float::Float;
 use crate::hyper::HyperRow;
 use crate::maths::{average, square};
+use crate::wide::widest;
 
 /// Elements whose state is gathered at a time: small enough for registers and the first cache.
 const LANES: usize = 64;
@@ -29,121 +30,194 @@ pub(crate) fn condition<F: Float>(g: F, settings: &UpdateSettings) -> F {
     }
 }
 
-/// [`run`] with the widest vectors that this processor has and that pay. No instruction set changes a
-/// bit: nothing is contracted or reordered.
+/// A block's update, or what it would add up to.
 pub(super) fn dispatch<T: Twin, F: Float, const MEASURE: bool>(rule: &T, block: Block<'_, F>) -> Measure {
-    let settings = &block.settings;
-    let plain = !MEASURE && settings.cautious.is_none() && settings.share.is_none() && settings.weight_clip.is_none();
-    #[cfg(target_arch = "x86_64")]
-    if std::is_x86_feature_detected!("avx2") {
-        return match plain {
-            true => wide::<T, F, MEASURE, true>(rule, block),
-            false => wide::<T, F, MEASURE, false>(rule, block),
-        };
-    }
-    match plain {
-        true => run::<T, F, MEASURE, true>(rule, block),
-        false => run::<T, F, MEASURE, false>(rule, block),
-    }
+    widest(
+        #[inline(always)]
+        || run::<T, F, MEASURE>(rule, block),
+    )
 }
 
-#[cfg(target_arch = "x86_64")]
-#[allow(unsafe_code, reason = "the only way to build one function for a wider instruction set")]
-fn wide<T: Twin, F: Float, const MEASURE: bool, const PLAIN: bool>(rule: &T, block: Block<'_, F>) -> Measure {
-    #[target_feature(enable = "avx2")]
-    fn avx2<T: Twin, F: Float, const MEASURE: bool, const PLAIN: bool>(rule: &T, block: Block<'_, F>) -> Measure {
-        run::<T, F, MEASURE, PLAIN>(rule, block)
-    }
-    // SAFETY: `dispatch` calls this only where the processor has AVX2. That its results are those of
-    // `run` is tested below.
-    unsafe { avx2::<T, F, MEASURE, PLAIN>(rule, block) }
-}
-
-/// Updates a block, or measures what its update would add up to. `PLAIN` has no mask, no share and no limit of
-/// weights: without those tests the loop over elements becomes vectors.
 #[inline(always)]
-fn run<T: Twin, F: Float, const MEASURE: bool, const PLAIN: bool>(rule: &T, block: Block<'_, F>) -> Measure {
+fn run<T: Twin, F: Float, const MEASURE: bool>(rule: &T, block: Block<'_, F>) -> Measure {
+    if MEASURE || !is_common(&block) {
+        return general::<T, F, MEASURE>(rule, block);
+    }
+    match block.slots.len() {
+        0 => common::<T, F, 0>(rule, block),
+        1 => common::<T, F, 1>(rule, block),
+        2 => common::<T, F, 2>(rule, block),
+        3 => common::<T, F, 3>(rule, block),
+        _ => common::<T, F, MAX_SLOTS>(rule, block),
+    }
+    Measure::default()
+}
+
+/// Whether [`common`] serves the block: nothing is asked for but the rule's own step, and the slots that are
+/// on come before those that are off.
+fn is_common<F: Float>(block: &Block<'_, F>) -> bool {
+    let Block { settings, by_line, active, .. } = block;
+    let plain_gradients = settings.clip_value.is_none() && !settings.zero_nonfinite;
+    let plain_steps = settings.cautious.is_none() && settings.share.is_none() && settings.weight_clip.is_none();
+    let by_element = by_line.units.is_none() && by_line.mean_square.is_none();
+    plain_gradients && plain_steps && by_element && active.iter().enumerate().all(|(place, which)| place == *which)
+}
+
+/// What is the same for all elements of a block.
+struct Terms<F> {
+    lr: F,
+    lr_decoupled: F,
+    coupled: F,
+    in_ratio: F,
+    sign: F,
+    /// The gradient's factor is their product. Two where one leaves f32, as in the shader.
+    scale: F,
+    coefficient: F,
+}
+
+impl<F: Float> Terms<F> {
+    fn of<T: Twin>(rule: &T, h: &T::Hyper<F>, settings: &UpdateSettings) -> Self {
+        let mut lr = F::of(settings.lr);
+        if let Some([p_norm, u_norm]) = settings.norms {
+            let norms = Norms { params: F::of(p_norm), update: F::of(u_norm), elements: F::of(settings.elements), lr };
+            lr = lr * rule.ratio(&norms, h);
+        }
+        if let Some(growth) = settings.cautious {
+            lr = F::of(settings.lr * growth);
+        }
+        let exponent = if settings.coefficient == 0.0 { 0.0 } else { settings.coefficient.log2().floor() };
+        let exponent = if exponent.abs() < 126.0 { 0.0 } else { exponent.clamp(-126.0, 126.0) };
+        Self {
+            lr,
+            lr_decoupled: F::of(settings.lr_decoupled),
+            coupled: F::of(settings.coupled),
+            in_ratio: F::of(settings.in_ratio),
+            sign: F::of(settings.sign),
+            scale: F::of(exponent.exp2()),
+            coefficient: F::of(settings.coefficient / exponent.exp2()),
+        }
+    }
+}
+
+/// The update without anything that is seldom asked for: one pass, in place, whose loop becomes vectors.
+/// `ACTIVE` slots are on.
+#[inline(always)]
+fn common<T: Twin, F: Float, const ACTIVE: usize>(rule: &T, block: Block<'_, F>) {
+    let Block { params, gradients, slots, scalars, settings, .. } = block;
+    let h = T::Hyper::<F>::from_row(scalars);
+    let terms = Terms::of(rule, &h, &settings);
+    let unscale = F::of(settings.unscale);
+    // Slices of one length, so that the loop needs no checks.
+    let len = params.len();
+    let gradients = &gradients[..len];
+    let mut slots = slots.into_iter();
+    let mut slots: [&mut [F]; ACTIVE] =
+        std::array::from_fn(|_| slots.next().map_or(&mut [][..], |slot| &mut slot[..len]));
+    for i in 0..len {
+        let p = params[i];
+        let g = terms.sign * (gradients[i] * unscale * terms.scale * terms.coefficient) + terms.coupled * p;
+        // Slots that are off read as zero, and what the rule writes there is dropped.
+        let mut state = T::State::<F>::from_fn(|slot| if slot < ACTIVE { slots[slot][i] } else { F::zero() });
+        let u = rule.direction(p, g, &mut state, &h) + terms.in_ratio * p;
+        let step = rule.finish(terms.lr * u, &mut state, &h);
+        for (slot, value) in slots.iter_mut().zip(state.as_slice()) {
+            slot[i] = *value;
+        }
+        params[i] = p - (step + terms.lr_decoupled * p);
+    }
+}
+
+/// Elements of a stretch, and zeros up to a full one.
+#[inline(always)]
+fn padded<F: Float>(values: &[F]) -> [F; LANES] {
+    // Of the full length a copy is a few vectors, else a call.
+    <[F; LANES]>::try_from(values).unwrap_or_else(|_| {
+        let mut padded = [F::zero(); LANES];
+        padded[..values.len()].copy_from_slice(values);
+        padded
+    })
+}
+
+/// Writes a stretch back.
+#[inline(always)]
+fn put<F: Float>(padded: &[F; LANES], values: &mut [F]) {
+    match <&mut [F; LANES]>::try_from(&mut *values) {
+        Ok(full) => *full = *padded,
+        Err(_) => values.copy_from_slice(&padded[..values.len()]),
+    }
+}
+
+/// Updates a block whatever is asked for, or measures what its update would add up to.
+#[inline(always)]
+fn general<T: Twin, F: Float, const MEASURE: bool>(rule: &T, block: Block<'_, F>) -> Measure {
     let Block { params, gradients, mut slots, active, scalars, settings, by_line } = block;
     let h = T::Hyper::<F>::from_row(scalars);
-    let mut lr = F::of(settings.lr);
-    if let Some([p_norm, u_norm]) = settings.norms {
-        let norms = Norms { params: F::of(p_norm), update: F::of(u_norm), elements: F::of(settings.elements), lr };
-        lr = lr * rule.ratio(&norms, &h);
-    }
-    if let Some(growth) = settings.cautious {
-        lr = F::of(settings.lr * growth);
-    }
-    let lr_decoupled = F::of(settings.lr_decoupled);
-    let coupled = F::of(settings.coupled);
-    let in_ratio = F::of(settings.in_ratio);
-    let sign = F::of(settings.sign);
-    // Two factors where one leaves f32, as in the shader.
-    let exponent = if settings.coefficient == 0.0 { 0.0 } else { settings.coefficient.log2().floor() };
-    let exponent = if exponent.abs() < 126.0 { 0.0 } else { exponent.clamp(-126.0, 126.0) };
-    let scale = F::of(exponent.exp2());
-    let coefficient = F::of(settings.coefficient / exponent.exp2());
+    let terms = Terms::of(rule, &h, &settings);
     let conditioned = settings.clip_value.is_some() || settings.zero_nonfinite || settings.unscale != 1.0;
     // Slots that are off read as zero, and what the rule writes there is dropped.
     let mut lanes = [[F::zero(); LANES]; MAX_SLOTS];
-    let mut gs = [F::zero(); LANES];
     let mut measure = Measure::default();
 
     for (index, (params, gradients)) in params.chunks_mut(LANES).zip(gradients.chunks(LANES)).enumerate() {
-        let range = index * LANES..index * LANES + params.len();
+        let len = params.len();
+        let range = index * LANES..index * LANES + len;
         for (slot, &which) in slots.iter().zip(active) {
-            lanes[which][..params.len()].copy_from_slice(&slot[range.clone()]);
+            lanes[which] = padded(&slot[range.clone()]);
         }
+        let mut ps = padded(params);
+        let mut gs = padded(gradients);
         if conditioned {
-            gs.iter_mut().zip(gradients).for_each(|(to, g)| *to = condition(*g, &settings));
-        } else {
-            gs[..gradients.len()].copy_from_slice(gradients);
+            gs.iter_mut().for_each(|g| *g = condition(*g, &settings));
         }
-        gs.iter_mut().for_each(|g| *g = *g * scale * coefficient);
+        gs.iter_mut().for_each(|g| *g = *g * terms.scale * terms.coefficient);
         let first = by_line.first + range.start as u64;
         if let Some((lines, factors)) = by_line.units {
-            for (g, element) in gs[..params.len()].iter_mut().zip(first..) {
+            for (g, element) in gs[..len].iter_mut().zip(first..) {
                 *g = *g * factors[(element % lines.count) as usize];
             }
         }
-        for (g, p) in gs.iter_mut().zip(&*params) {
-            *g = sign * *g + coupled * *p;
+        for (g, p) in gs.iter_mut().zip(&ps) {
+            *g = terms.sign * *g + terms.coupled * *p;
         }
         if let Some(slot) = by_line.mean_square {
             let weight = F::of(scalars[0]);
-            for (i, g) in gs[..params.len()].iter().enumerate() {
+            for (i, g) in gs[..len].iter().enumerate() {
                 lanes[slot][i] = match &by_line.factors {
                     Some(factors) => factors.at(first + i as u64),
                     None => average(lanes[slot][i], square(*g), weight),
                 };
             }
         }
-        for (i, (p, &g)) in params.iter_mut().zip(&gs).enumerate() {
+        for (i, (p, &g)) in ps.iter_mut().zip(&gs).enumerate() {
             let mut state = T::State::<F>::from_fn(|k| lanes[k][i]);
-            let u = rule.direction(*p, g, &mut state, &h) + in_ratio * *p;
-            let agrees = !PLAIN && ((u > F::zero() && g > F::zero()) || (u < F::zero() && g < F::zero()));
+            let u = rule.direction(*p, g, &mut state, &h) + terms.in_ratio * *p;
+            let agrees = (u > F::zero() && g > F::zero()) || (u < F::zero() && g < F::zero());
             if MEASURE {
-                measure.params += p.f64() * p.f64();
-                measure.update += u.f64() * u.f64();
-                measure.kept += u64::from(agrees);
+                if i < len {
+                    measure.params += p.f64() * p.f64();
+                    measure.update += u.f64() * u.f64();
+                    measure.kept += u64::from(agrees);
+                }
                 continue;
             }
-            let u = if !PLAIN && settings.cautious.is_some() && !agrees { F::zero() } else { u };
+            let u = if settings.cautious.is_some() && !agrees { F::zero() } else { u };
             let step = match settings.share {
-                Some(share) if !PLAIN => rule.averaged(*p, lr * u, F::of(share), &mut state, &h),
-                _ => rule.finish(lr * u, &mut state, &h),
+                Some(share) => rule.averaged(*p, terms.lr * u, F::of(share), &mut state, &h),
+                None => rule.finish(terms.lr * u, &mut state, &h),
             };
             for (lane, value) in lanes.iter_mut().zip(state.as_slice()) {
                 lane[i] = *value;
             }
-            *p = *p - (step + lr_decoupled * *p);
-            if let Some(limit) = settings.weight_clip.filter(|_| !PLAIN) {
+            *p = *p - (step + terms.lr_decoupled * *p);
+            if let Some(limit) = settings.weight_clip {
                 *p = clamp(*p, F::of(limit));
             }
         }
         if !MEASURE {
             for (slot, &which) in slots.iter_mut().zip(active) {
-                slot[range.clone()].copy_from_slice(&lanes[which][..params.len()]);
+                put(&lanes[which], &mut slot[range.clone()]);
             }
+            put(&ps, params);
         }
     }
     measure
@@ -164,9 +238,10 @@ mod tests {
     use super::*;
     use crate::rule::Rule;
     use crate::rules::AdamW;
+    use crate::wide::{at, levels};
 
     #[test]
-    fn wide_vectors_change_no_bit() {
+    fn neither_vectors_nor_shortcuts_change_a_bit() {
         let rule = AdamW { amsgrad: true, ..AdamW::default() };
         // An odd length; magnitudes from 1e-20 to 1e16, both signs.
         let values = |seed: f32| -> Vec<f32> {
@@ -189,7 +264,7 @@ mod tests {
             weight_clip: Some(1e10),
         };
         let scalars = rule.scalars(3);
-        let outcome = |settings: UpdateSettings, f: fn(&AdamW, Block<'_, f32>) -> Measure| {
+        let outcome = |settings: UpdateSettings, f: &dyn Fn(&AdamW, Block<'_, f32>) -> Measure| {
             let mut params = values(0.3);
             let mut slots = [values(0.7), values(1.1), values(1.3)];
             slots[1..].iter_mut().flatten().for_each(|v| *v = v.abs());
@@ -206,16 +281,31 @@ mod tests {
             let bits: Vec<u32> = slots.iter().flatten().chain(&params).map(|x| x.to_bits()).collect();
             (bits, measure)
         };
-        assert_eq!(
-            outcome(settings, dispatch::<AdamW, f32, false>),
-            outcome(settings, run::<AdamW, f32, false, false>)
-        );
-        assert_eq!(outcome(settings, dispatch::<AdamW, f32, true>), outcome(settings, run::<AdamW, f32, true, false>));
-        // Neither does leaving out the tests of what is not asked for.
-        let settings = UpdateSettings { cautious: None, weight_clip: None, ..settings };
-        assert_eq!(
-            outcome(settings, dispatch::<AdamW, f32, false>),
-            outcome(settings, run::<AdamW, f32, false, false>)
-        );
+        let every = outcome(settings, &general::<AdamW, f32, false>);
+        let measured = outcome(settings, &general::<AdamW, f32, true>);
+        let plain =
+            UpdateSettings { cautious: None, weight_clip: None, clip_value: None, zero_nonfinite: false, ..settings };
+        let common = outcome(plain, &general::<AdamW, f32, false>);
+        assert_ne!(common, every);
+        for level in levels() {
+            let update = |rule: &_, block: Block<'_, _>| {
+                at(
+                    level,
+                    #[inline(always)]
+                    || run::<AdamW, f32, false>(rule, block),
+                )
+            };
+            let measure = |rule: &_, block: Block<'_, _>| {
+                at(
+                    level,
+                    #[inline(always)]
+                    || run::<AdamW, f32, true>(rule, block),
+                )
+            };
+            assert_eq!(outcome(settings, &update), every, "{level:?}");
+            assert_eq!(outcome(settings, &measure), measured, "{level:?}");
+            // What is common goes another way.
+            assert_eq!(outcome(plain, &update), common, "{level:?}");
+        }
     }
 }
