@@ -1,13 +1,13 @@
 //! Steps of what is not stored in f32: each by itself, from the same stored numbers on both sides. Over many
 //! steps one rounding that goes the other way would drown what there is to see.
 
-use super::{Finding, Values, collect};
+use super::{Finding, SAME_NOISE, Values, collect};
 use crate::cpu::{CpuOptimizer, CpuTensor};
 use crate::gpu::Gpu;
 use crate::state::OptimizerState;
 use crate::step::Plan;
 use crate::storage::{Format, Q8_BLOCK, StateFormat, code_table};
-use crate::{OptimizerConfig, Result, TensorSpec};
+use crate::{Element, OptimizerConfig, Result, TensorSpec};
 
 /// How far a stored number may be off, in steps from one number of its format to the next: what lies just
 /// beside a tie may go either way.
@@ -29,13 +29,14 @@ pub fn compare(
     let mut findings: Vec<Finding> = Vec::new();
     for gradients in gradients {
         let (before, state) = run.read()?;
-        let exact = exact_step(config, specs, &before, &state, gradients)?;
+        let exact = stored_step::<f64>(config, specs, &before, &state, gradients)?;
+        let peer = stored_step::<f32>(config, specs, &before, &state, gradients)?;
         run.step(gradients)?;
         let (after, state) = run.read()?;
         let wide = after.iter().map(|p| p.iter().map(|x| f64::from(*x)).collect()).collect();
-        for (found, exact) in collect(wide, state).iter().zip(&exact) {
+        for ((found, exact), peer) in collect(wide, state).iter().zip(&exact).zip(&peer) {
             let grid = Grid::of(&plan, exact);
-            let error = grid.error(&found.values, &exact.values.values);
+            let error = grid.error(&found.values, &exact.values.values, &peer.values.values);
             let tensor = &specs[found.tensor].name;
             match findings.iter_mut().find(|f| f.what == found.what && f.tensor == *tensor) {
                 // NaN stays.
@@ -51,31 +52,31 @@ pub fn compare(
     Ok(findings)
 }
 
-/// Values of the oracle, and the scales of those in q8.
-struct Exact {
+/// Values of a CPU's step, and the scales of those in q8.
+struct Stepped {
     values: Values,
     scales: Vec<f32>,
 }
 
-fn exact_step(
+fn stored_step<F: Element + Into<f64>>(
     config: &OptimizerConfig,
     specs: &[TensorSpec],
     params: &[Vec<f32>],
     state: &OptimizerState,
     gradients: &[Vec<f32>],
-) -> Result<Vec<Exact>> {
-    let mut optimizer = CpuOptimizer::<f64>::new(config, specs)?;
-    optimizer.load_state(&state.map(|x| f64::from(*x)))?;
-    let mut params = super::arrays::<f64>(specs, params);
-    let gradients = super::arrays::<f64>(specs, gradients);
+) -> Result<Vec<Stepped>> {
+    let mut optimizer = CpuOptimizer::<F>::new(config, specs)?;
+    optimizer.load_state(&state.map(|x| F::of(f64::from(*x))))?;
+    let mut params = super::arrays::<F>(specs, params);
+    let gradients = super::arrays::<F>(specs, gradients);
     let tensors = params.iter_mut().zip(&gradients).map(|(p, g)| CpuTensor::new(p.view_mut(), g.view()));
     optimizer.step(&mut tensors.collect::<Vec<_>>())?;
     let state = optimizer.state();
     let scales: Vec<_> = state.tensors.iter().map(|t| t.storage.clone()).collect();
-    let values = collect(params.iter().map(|p| p.iter().copied().collect()).collect(), state);
+    let values = collect(params.iter().map(|p| p.iter().map(|x| (*x).into()).collect()).collect(), state);
     let exact = values.into_iter().map(|values| {
         let own = scales.get(values.tensor).and_then(|slots| slots.iter().find(|s| s.slot == values.what));
-        Exact { scales: own.map_or(Vec::new(), |own| own.scales.clone()), values }
+        Stepped { scales: own.map_or(Vec::new(), |own| own.scales.clone()), values }
     });
     Ok(exact.collect())
 }
@@ -87,7 +88,7 @@ enum Grid<'a> {
 }
 
 impl<'a> Grid<'a> {
-    fn of(plan: &Plan, exact: &'a Exact) -> Self {
+    fn of(plan: &Plan, exact: &'a Stepped) -> Self {
         let Values { what, tensor, .. } = &exact.values;
         if what == "parameters" {
             return Self::Float(plan.formats_of(*tensor)[0]);
@@ -118,11 +119,14 @@ impl<'a> Grid<'a> {
         }
     }
 
-    /// The worst element, in steps, beside what arithmetic explains.
-    fn error(&self, found: &[f64], exact: &[f64]) -> f64 {
+    /// The worst element, in steps, beside what arithmetic explains: what f32 may be off in general, and what the CPU is
+    /// off in f32. It tells elements at an edge of their rule, such as those whose sign Lion takes where its average is
+    /// zero but for rounding.
+    fn error(&self, found: &[f64], exact: &[f64], peer: &[f64]) -> f64 {
         let largest = exact.iter().fold(0.0f64, |a, x| a.max(x.abs()));
         let one = |(i, (found, exact)): (usize, (&f64, &f64))| {
-            let arithmetic = ARITHMETIC[0] * exact.abs() + ARITHMETIC[1] * largest;
+            let own = SAME_NOISE * (peer[i] - exact).abs();
+            let arithmetic = ARITHMETIC[0] * exact.abs() + ARITHMETIC[1] * largest + own;
             let off = (found - exact).abs();
             if off <= arithmetic { 0.0 } else { (off - arithmetic) / self.step(i, *exact) }
         };

@@ -16,14 +16,14 @@ use crate::{backend, output, style};
 #[command(after_help = "\
 Examples:
   wgpu-optim verify --selftest                  some seconds: is this driver sane?
-  wgpu-optim verify                             every rule with every option
+  wgpu-optim verify                             every rule with every option and storage
   wgpu-optim verify --rule adamw,lion           only those rules
   wgpu-optim verify --json | jq '.[] | select(.passed | not)'
 
 An error is |found - exact| / |exact - start|, in norms over a tensor; the worst
 tensor counts. Allowed are 1e-5, or twice what the same arithmetic in f32 on the
 CPU is off where that is more. Of what is not stored in f32 each step is checked by
-itself: no number may be more than one step of its storage off. Besides: norms of
+itself: beside that, no number may be more than one step of its storage off. Norms of
 gradients of 1e25 and 1e-28, zeros of both signs and subnormal numbers; a gradient
 that is not finite changes no bit under on_nonfinite = \"skip\"; two runs end with
 the same bits; tensors between poisoned words at odd offsets end with those of an
@@ -143,8 +143,9 @@ fn checks(args: &Args) -> Result<Vec<Check>> {
         let variations = variations::of_rule(rule);
         let mut checks: Vec<_> = variations.iter().cloned().map(oracle).collect();
         checks.extend(variations::around(&plain).into_iter().map(oracle));
-        checks.extend(stored(&plain).map(oracle));
+        checks.extend(variations.iter().flat_map(stored).map(oracle));
         checks.extend(variations.iter().map(|v| oracle(variations::all_around(v))));
+        checks.extend(stored(&plain).map(|v| oracle(variations::all_around(&v))));
         for kind in BY_BITS {
             checks.extend([plain.clone(), whole.clone()].map(|variation| check(kind, variation)));
         }
@@ -156,12 +157,12 @@ fn checks(args: &Args) -> Result<Vec<Check>> {
     Ok(rules.iter().flat_map(|rule| checks(rule.as_ref())).collect())
 }
 
-/// A rule in every storage but f32.
-fn stored(plain: &Variation) -> impl Iterator<Item = Variation> {
+/// A variation in every storage but f32.
+fn stored(variation: &Variation) -> impl Iterator<Item = Variation> {
     let others = Storage::value_variants().iter().filter(|storage| **storage != Storage::F32);
     others.map(|storage| Variation {
-        label: format!("storage {}", storage.name()),
-        config: plain.config.clone().storage(storage.config()),
+        label: format!("{} storage {}", variation.label, storage.name()).trim_start().to_owned(),
+        config: variation.config.clone().storage(storage.config()),
     })
 }
 
