@@ -141,6 +141,8 @@ pub struct Case {
     pub config: OptimizerConfig,
     pub elements: usize,
     pub tensors: usize,
+    /// On the GPU, each tensor in buffers of its own instead of one arena.
+    pub own_buffers: bool,
 }
 
 #[cfg(test)]

@@ -49,17 +49,32 @@ fn peak_of(slot: u32, i: u32) -> u32 {
     return atomicLoad(&peaks[slot * SCALES + i / 256u]);
 }
 
-// The nearest code. A product each, not a quotient: division may be rounded in any way. A value below
-// zero never becomes zero, so that it keeps its sign.
+// About the code of x: decades of steps as `src/storage/q8.rs` lays the tables out, by whatever logarithm and
+// quotient the device has.
+fn guess_of(x: f32, scale: f32, zero: u32) -> u32 {
+    let size = abs(x) / scale;
+    let decade = clamp(floor(0.30103 * log2(size)) + 7.0, 0.0, 6.0);
+    // With a sign, half the codes are for each side.
+    let steps = exp2(decade + select(0.0, 1.0, zero == 0u));
+    let first = select(steps, steps - 1.0, zero == 0u);
+    let share = (size * exp2(3.3219281 * (6.0 - decade)) - 0.1) / 0.9;
+    let rank = min(u32(clamp(first + floor(clamp(share, 0.0, 1.0) * steps), 0.0, 255.0)), 255u);
+    return select(zero - min(rank, zero), min(zero + rank, 255u), x > 0.0);
+}
+
+// The nearest code: how many bounds are below x, found from a guess. A product each, not a quotient:
+// division may be rounded in any way. A value below zero never becomes zero, so that it keeps its sign.
 fn code_of(x: f32, scale: f32, table: u32, zero: u32) -> u32 {
     if x == 0.0 {
         return zero;
     }
-    var code = 0u;
-    for (var step = 128u; step > 0u; step /= 2u) {
-        if bounds[table + code + step - 1u] * scale < x {
-            code += step;
-        }
+    var code = guess_of(x, scale, zero);
+    while code < 255u && bounds[table + code] * scale < x {
+        code += 1u;
+    }
+    // Not `>=`: NaN is above no bound.
+    while code > 0u && !(bounds[table + code - 1u] * scale < x) {
+        code -= 1u;
     }
     return code - select(0u, 1u, x < 0.0 && code == zero);
 }

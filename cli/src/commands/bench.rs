@@ -46,6 +46,9 @@ pub struct Args {
     /// How numbers lie in memory; on the CPU parameters and gradients are f32, rounded to it
     #[arg(long, value_enum, value_name = "NAME", value_delimiter = ',', default_value = "f32")]
     storage: Vec<Storage>,
+    /// Where tensors lie on the GPU
+    #[arg(long, value_enum, default_value = "arena")]
+    buffers: Buffers,
     /// Runs to take the median of [default: what fits in 2 s, from 7 to 101]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     runs: Option<u32>,
@@ -67,6 +70,14 @@ enum Backends {
     Gpu,
     /// The CPU, in f32 on all cores
     Cpu,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Buffers {
+    /// All in one arena
+    Arena,
+    /// Each in buffers of its own, as callers have who allocate them one by one
+    Own,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -176,7 +187,8 @@ fn jobs(args: &Args) -> Result<Vec<Job>> {
                         {
                             let mut config = OptimizerConfig::from_boxed(rule.boxed()).storage(storage.config());
                             config.gradient.on_nonfinite = on_nonfinite;
-                            let case = Case { config, elements: elements.0, tensors: tensors.0 };
+                            let own_buffers = args.buffers == Buffers::Own;
+                            let case = Case { config, elements: elements.0, tensors: tensors.0, own_buffers };
                             let (rule, storage) = (rule.name(), *storage);
                             jobs.push(Job { rule, config: config_name, storage, on_gpu: *on_gpu, case });
                         }
@@ -221,6 +233,7 @@ fn to_json(row: &Row, gpu: Option<&Gpu>) -> Value {
         "storage": job.storage.name(),
         "elements": job.case.elements,
         "tensors": job.case.tensors,
+        "buffers": if job.on_gpu && job.case.own_buffers { "own" } else { "arena" },
         "runs": timing.runs,
         "median_s": timing.step_s,
         "bytes_moved": timing.bytes_moved,
@@ -241,7 +254,8 @@ fn table(rows: &[Row], gpu: Option<&Gpu>) -> String {
         if place != Some((job.on_gpu, *clock)) {
             let whose = if *clock == "timestamp" { "the GPU's timestamps" } else { "the host's clock" };
             let gap = if place.is_some() { "\n" } else { "" };
-            text += &format!("{gap}{}, timed by {whose}\n", style::heading(&adapter(job.on_gpu, gpu)));
+            let buffers = if job.on_gpu && job.case.own_buffers { ", tensors in buffers of their own" } else { "" };
+            text += &format!("{gap}{}, timed by {whose}{buffers}\n", style::heading(&adapter(job.on_gpu, gpu)));
             text += &style::heading(&format!(
                 "{:<width$}  {:<9}  {:<11}  {:>10}  {:>7}  {:>10}  {:>8}  {:>8}  {:>7}  {:>8}  {:>4}\n",
                 "rule", "config", "storage", "elements", "tensors", "step", "GB/s", "stream", "share", "host", "runs"

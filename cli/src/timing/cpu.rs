@@ -141,8 +141,12 @@ mod tests {
     #[test]
     fn narrow_state_moves_fewer_bytes_and_narrow_parameters_as_many() {
         let bytes = |rule: &dyn Rule, storage: StorageConfig| {
-            let case =
-                Case { config: OptimizerConfig::from_boxed(rule.boxed()).storage(storage), elements: 8192, tensors: 1 };
+            let case = Case {
+                config: OptimizerConfig::from_boxed(rule.boxed()).storage(storage),
+                elements: 8192,
+                tensors: 1,
+                own_buffers: false,
+            };
             let mut subject = CpuSubject::new(&case).unwrap();
             subject.step().unwrap();
             subject.stream().unwrap();

@@ -18,23 +18,26 @@ pub struct GpuSubject {
     stream: Stream,
     footprint: Footprint,
     recording: Vec<f64>,
-    /// Holds the tensors.
-    _arena: Arena,
 }
 
 impl GpuSubject {
     pub fn new(gpu: &Gpu, case: &Case) -> Result<Self> {
         let specs = specs(case.elements, case.tensors);
-        let arena = Arena::for_config(gpu, &case.config, specs.clone())?;
-        for (seed, spec) in (1..).zip(&specs) {
-            let len = spec.shape[0] as usize;
-            arena.write_params(&spec.name, &values(len, seed))?;
-            arena.write_gradient(&spec.name, &values(len, seed + 0x1000_0000))?;
+        let together = if case.own_buffers { 1 } else { specs.len() };
+        let mut tensors = Vec::new();
+        for (part, specs) in specs.chunks(together).enumerate() {
+            let arena = Arena::for_config(gpu, &case.config, specs.to_vec())?;
+            for (seed, spec) in (1 + part as u32..).zip(specs) {
+                let len = spec.shape[0] as usize;
+                arena.write_params(&spec.name, &values(len, seed))?;
+                arena.write_gradient(&spec.name, &values(len, seed + 0x1000_0000))?;
+            }
+            tensors.extend_from_slice(arena.tensors());
         }
-        let optimizer = Optimizer::new(gpu, &case.config, arena.tensors().to_vec())?;
+        let optimizer = Optimizer::new(gpu, &case.config, tensors)?;
         let footprint = Footprint::of(optimizer.plan(), case.elements);
         let stream = Stream::new(gpu, footprint)?;
-        Ok(Self { clock: Clock::new(gpu), optimizer, stream, footprint, recording: Vec::new(), _arena: arena })
+        Ok(Self { clock: Clock::new(gpu), optimizer, stream, footprint, recording: Vec::new() })
     }
 
     /// `timestamp` or `host`.
