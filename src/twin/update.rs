@@ -251,7 +251,7 @@ mod tests {
             lr: 1e-3,
             coupled: 0.1,
             lr_decoupled: 1e-5,
-            in_ratio: 0.0,
+            in_ratio: 0.01,
             sign: -1.0,
             unscale: 0.25,
             coefficient: 0.7,
