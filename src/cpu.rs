@@ -226,7 +226,7 @@ impl<F: Element> CpuOptimizer<F> {
             report.nonfinite = scan.nonfinite;
             report.skipped = self.plan.gradient.on_nonfinite == OnNonfinite::Skip && scan.nonfinite > 0;
             let mut look = looks.then(|| Look::at_gradients(&dense, &self.plan, unscale));
-            let norm = scan.squares.sqrt();
+            let norm = scan.norm();
             report.global_norm = self.plan.gradient.needs_norm().then_some(norm);
             report.clip_coefficient = self.plan.gradient.coefficient(norm);
             if !report.skipped {

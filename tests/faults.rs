@@ -64,20 +64,22 @@ fn memory_that_runs_out_is_an_error_at_every_allocation() {
     watched.assert_quiet();
 }
 
+/// Steps of a model that something has happened to, beside those of one that nothing has.
+fn go_on(run: &mut Model, straight: &mut Model, what: &str) {
+    for step in 0..2 {
+        run.step(&values(50 + step));
+        straight.step(&values(50 + step));
+    }
+    assert_eq!(run.bits(), straight.bits(), "after {what}");
+}
+
 /// Every call that allocates, starved, between steps that must not notice.
 #[test]
 fn a_starved_call_changes_nothing() {
     let watched = Watched::own();
     let gpu = &watched.gpu;
     let (mut run, mut straight) = (model_on(&watched), model_on(&watched));
-    let mut go = |run: &mut Model, what: &str| {
-        for step in 0..2 {
-            run.step(&values(50 + step));
-            straight.step(&values(50 + step));
-        }
-        assert_eq!(run.bits(), straight.bits(), "after {what}");
-    };
-    go(&mut run, "nothing");
+    go_on(&mut run, &mut straight, "nothing");
     let mut failed = vec![
         starve(gpu, || run.optimizer.params_blocking()),
         starve(gpu, || run.optimizer.state_blocking()),
@@ -85,7 +87,7 @@ fn a_starved_call_changes_nothing() {
         starve(gpu, || run.optimizer.record_checkpoint(&mut encoder(gpu))),
         starve(gpu, || run.optimizer.wait_for_report()),
     ];
-    go(&mut run, "readbacks");
+    go_on(&mut run, &mut straight, "readbacks");
 
     // A load that writes all there is: rates, a tensor that is behind and so needs a lane of its own.
     let mut other = run.optimizer.checkpoint_blocking().unwrap();
@@ -113,7 +115,7 @@ fn a_starved_call_changes_nothing() {
         if after == 1 {
             assert_eq!(run.optimizer.checkpoint_blocking().unwrap(), now);
         }
-        go(&mut run, &format!("a load without allocation {after}"));
+        go_on(&mut run, &mut straight, &format!("a load without allocation {after}"));
     }
     failed.push(after);
     let expected = {
@@ -126,13 +128,6 @@ fn a_starved_call_changes_nothing() {
     assert_eq!(run.bits(), expected, "the load that was not starved");
 
     let (mut run, mut straight) = (model_on(&watched), model_on(&watched));
-    let mut go = |run: &mut Model, what: &str| {
-        for step in 0..2 {
-            run.step(&values(50 + step));
-            straight.step(&values(50 + step));
-        }
-        assert_eq!(run.bits(), straight.bits(), "after {what}");
-    };
     let mut starved = 0;
     for after in 0.. {
         gpu.inject_fault(Fault::OutOfMemory { after });
@@ -142,14 +137,14 @@ fn a_starved_call_changes_nothing() {
             break;
         }
         starved += 1;
-        go(&mut run, "a rate that could not be set");
+        go_on(&mut run, &mut straight, "a rate that could not be set");
     }
     run.optimizer.set_lr(1e-3).unwrap();
     failed.push(starved);
-    go(&mut run, "rates");
+    go_on(&mut run, &mut straight, "rates");
 
     failed.push(starve(gpu, || run.optimizer.set_health(Some(HealthConfig::default()))));
-    go(&mut run, "health");
+    go_on(&mut run, &mut straight, "health");
     // Gradients elsewhere: the step itself has to allocate, once.
     let elsewhere = Arena::new(gpu, specs()).unwrap();
     let places: Vec<Slice> = elsewhere.tensors().iter().map(|t| t.gradient.clone().unwrap()).collect();
@@ -158,7 +153,7 @@ fn a_starved_call_changes_nothing() {
     }
     run.gradients = places;
     failed.push(starve(gpu, || run.optimizer.step(&mut encoder(gpu))));
-    go(&mut run, "gradients elsewhere");
+    go_on(&mut run, &mut straight, "gradients elsewhere");
     assert!(failed.iter().all(|n| *n > 0), "{failed:?}");
     println!("reliability: allocations that found no memory in later calls: {}", failed.iter().sum::<u64>());
     watched.assert_quiet();

@@ -21,12 +21,17 @@ use crate::twin::{Element, Measure, UpdateSettings};
 /// What a scan found.
 #[derive(Debug, Default)]
 pub struct Scan {
-    /// Sum of squares of the value-clipped gradients, where something depends on it.
-    pub squares: f64,
     /// Elements that are not finite.
     pub nonfinite: u64,
     /// Of each tensor, in the order of the dense tensors.
     tensors: Vec<Sizes>,
+}
+
+impl Scan {
+    /// The norm of all value-clipped gradients, where something depends on it, else 0.
+    pub fn norm(&self) -> f64 {
+        self.tensors.iter().map(|sizes| sizes.squares).sum::<f64>().sqrt()
+    }
 }
 
 /// What multiplies all of a step.
@@ -110,7 +115,7 @@ pub fn scan<F: Element>(dense: &[Dense<'_, F>], plan: &Plan, unscale: f64) -> Sc
         sizes: plan.gradient.needs_factors(),
     };
     let (tensors, nonfinite) = sums(&gradients, wanted, &UpdateSettings { unscale, ..settings(plan) });
-    Scan { squares: tensors.iter().map(|sizes| sizes.squares).sum(), nonfinite, tensors }
+    Scan { nonfinite, tensors }
 }
 
 /// The numbers of each tensor's update. Counts the step.

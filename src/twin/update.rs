@@ -97,6 +97,24 @@ impl<F: Float> Terms<F> {
             coefficient: F::of(settings.coefficient / exponent.exp2()),
         }
     }
+
+    /// A conditioned gradient times its factor.
+    #[inline(always)]
+    fn scaled(&self, g: F) -> F {
+        g * self.scale * self.coefficient
+    }
+
+    /// The gradient as the rule sees it.
+    #[inline(always)]
+    fn seen(&self, g: F, p: F) -> F {
+        self.sign * g + self.coupled * p
+    }
+
+    /// The parameter after the rule's step. One subtraction: decay and step are rounded into it together.
+    #[inline(always)]
+    fn moved(&self, p: F, step: F) -> F {
+        p - (step + self.lr_decoupled * p)
+    }
 }
 
 /// The update without anything that is seldom asked for: one pass, in place, whose loop becomes vectors.
@@ -115,7 +133,7 @@ fn common<T: Twin, F: Float, const ACTIVE: usize>(rule: &T, block: Block<'_, F>)
         std::array::from_fn(|_| slots.next().map_or(&mut [][..], |slot| &mut slot[..len]));
     for i in 0..len {
         let p = params[i];
-        let g = terms.sign * (gradients[i] * unscale * terms.scale * terms.coefficient) + terms.coupled * p;
+        let g = terms.seen(terms.scaled(gradients[i] * unscale), p);
         // Slots that are off read as zero, and what the rule writes there is dropped.
         let mut state = T::State::<F>::from_fn(|slot| if slot < ACTIVE { slots[slot][i] } else { F::zero() });
         let u = rule.direction(p, g, &mut state, &h) + terms.in_ratio * p;
@@ -123,7 +141,7 @@ fn common<T: Twin, F: Float, const ACTIVE: usize>(rule: &T, block: Block<'_, F>)
         for (slot, value) in slots.iter_mut().zip(state.as_slice()) {
             slot[i] = *value;
         }
-        params[i] = p - (step + terms.lr_decoupled * p);
+        params[i] = terms.moved(p, step);
     }
 }
 
@@ -169,7 +187,7 @@ fn general<T: Twin, F: Float, const MEASURE: bool>(rule: &T, block: Block<'_, F>
         if conditioned {
             gs.iter_mut().for_each(|g| *g = condition(*g, &settings));
         }
-        gs.iter_mut().for_each(|g| *g = *g * terms.scale * terms.coefficient);
+        gs.iter_mut().for_each(|g| *g = terms.scaled(*g));
         let first = by_line.first + range.start as u64;
         if let Some((lines, factors)) = by_line.units {
             for (g, element) in gs[..len].iter_mut().zip(first..) {
@@ -177,7 +195,7 @@ fn general<T: Twin, F: Float, const MEASURE: bool>(rule: &T, block: Block<'_, F>
             }
         }
         for (g, p) in gs.iter_mut().zip(&ps) {
-            *g = terms.sign * *g + terms.coupled * *p;
+            *g = terms.seen(*g, *p);
         }
         if let Some(slot) = by_line.mean_square {
             let weight = F::of(scalars[0]);
@@ -208,7 +226,7 @@ fn general<T: Twin, F: Float, const MEASURE: bool>(rule: &T, block: Block<'_, F>
             for (lane, value) in lanes.iter_mut().zip(state.as_slice()) {
                 lane[i] = *value;
             }
-            *p = *p - (step + terms.lr_decoupled * *p);
+            *p = terms.moved(*p, step);
             if let Some(limit) = settings.weight_clip {
                 *p = clamp(*p, F::of(limit));
             }
