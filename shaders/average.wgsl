@@ -11,11 +11,11 @@ fn average_weights(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) thread: u32,
 ) {
-    let index = block_index(group, groups);
-    if index >= span.blocks {
+    let row = row_of(group, groups);
+    if row == NO_ROW {
         return;
     }
-    let block = blocks[span.first_block + index];
+    let block = blocks[row];
     let verdict = verdicts[block.tensor];
     let weight = lanes[verdict.lane].ema_weight;
     if verdict.action != TAKE || weight == 0.0 {

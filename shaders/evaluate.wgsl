@@ -13,11 +13,11 @@ fn evaluate(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) thread: u32,
 ) {
-    let index = block_index(group, groups);
-    if index >= span.blocks {
+    let row = row_of(group, groups);
+    if row == NO_ROW {
         return;
     }
-    let block = blocks[span.first_block + index];
+    let block = blocks[row];
     if control.counts[block.tensor] == 0u {
         return;
     }

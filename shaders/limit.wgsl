@@ -13,11 +13,11 @@ fn limit(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) thread: u32,
 ) {
-    let index = block_index(group, groups);
-    if index >= span.blocks {
+    let row = row_of(group, groups);
+    if row == NO_ROW {
         return;
     }
-    let block = blocks[span.first_block + index];
+    let block = blocks[row];
     let verdict = verdicts[block.tensor];
     if verdict.action != TAKE {
         return;

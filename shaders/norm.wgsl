@@ -19,11 +19,11 @@ fn scan(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) thread: u32,
 ) {
-    let index = block_index(group, groups);
-    if index >= span.blocks {
+    let row = row_of(group, groups);
+    if row == NO_ROW {
         return;
     }
-    let block = blocks[span.first_block + index];
+    let block = blocks[row];
     if absent[block.tensor] != 0u || !completes_step(control.micro) {
         return;
     }
@@ -34,7 +34,7 @@ fn scan(
     var zeros = vec4<u32>();
     for (var i = thread * 4u; i < block.len; i += WORKGROUP * 4u) {
         let count = min(block.len - i, 4u);
-        let words = with_accumulated(load_gradients(block.start + span.gradient_shift + i, count), block, i);
+        let words = with_accumulated(load_gradients(gradient_element(block, i), count), block, i);
         // A vector's last lanes may be padding, whose content is nobody's.
         let mine = vec4<u32>(0u, 1u, 2u, 3u) < vec4<u32>(count);
         var g = select(vec4<f32>(), condition(words, unscale), mine);

@@ -15,11 +15,11 @@ fn update(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) thread: u32,
 ) {
-    let index = block_index(group, groups);
-    if index >= span.blocks {
+    let row = row_of(group, groups);
+    if row == NO_ROW {
         return;
     }
-    let block = blocks[span.first_block + index];
+    let block = blocks[row];
     let verdict = verdicts[block.tensor];
     if verdict.action == LEAVE {
         return;
@@ -46,11 +46,11 @@ fn update(
             if ACCUMULATES {
                 var sum = vec4<u32>();
                 if verdict.action == ACCUMULATE {
-                    sum = with_accumulated(load_gradients(block.start + span.gradient_shift + i, count), block, i);
+                    sum = with_accumulated(load_gradients(gradient_element(block, i), count), block, i);
                 }
                 store_accumulated(block, i, sum);
             }
-            clear_gradients(block.start + span.gradient_shift + i, count);
+            clear_gradients(gradient_element(block, i), count);
         }
         if verdict.action == TAKE {
             settle_state(block, i, count);

@@ -14,11 +14,11 @@ fn weigh(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) thread: u32,
 ) {
-    let index = block_index(group, groups);
-    if index >= span.blocks {
+    let row = row_of(group, groups);
+    if row == NO_ROW {
         return;
     }
-    let block = blocks[span.first_block + index];
+    let block = blocks[row];
     if verdicts[block.tensor].action != TAKE {
         return;
     }

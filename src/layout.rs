@@ -5,16 +5,18 @@
 //! - A **window** is a stretch of one parameter buffer, within the binding limit, with its own state
 //!   buffer. A tensor longer than the limit has several; small tensors in one buffer share one.
 //! - A **run** is the blocks of a window that the same kernel can address (by `vec4` or by words).
-//! - A **span** is the part of a run whose gradients lie at one constant distance in one buffer: one
-//!   dispatch.
+//! - A **span** is the part of a run whose gradients lie at one constant distance in one buffer.
+//! - A **dispatch** serves one span, or a bundle of them where the device has arrays of bindings.
 
 mod arena;
+mod bundles;
 mod spans;
 
 use std::ops::Range;
 use std::sync::Arc;
 
 pub use arena::{ARENA_ALIGNMENT, ArenaLayout, Formats, Segment};
+pub use bundles::Dispatch;
 pub use spans::{GradientPlace, Span};
 
 use crate::storage::{Format, StateFormat};
@@ -30,6 +32,19 @@ const WINDOW_CAP: u64 = 1 << 30;
 /// dispatch instead of two.
 const SMALL_BLOCKS: u64 = 4;
 
+/// What arrays of bindings take: there are such arrays, of buffers that can be written, and what a
+/// workgroup found in a table can be an index.
+pub const BUNDLE_FEATURES: wgpu::Features = wgpu::Features::BUFFER_BINDING_ARRAY
+    .union(wgpu::Features::STORAGE_RESOURCE_BINDING_ARRAY)
+    .union(wgpu::Features::SAMPLED_TEXTURE_AND_STORAGE_BUFFER_ARRAY_NON_UNIFORM_INDEXING);
+
+/// The arrays of a dispatch: parameters, gradients, state.
+pub const BUNDLE_ARRAYS: u32 = 3;
+
+/// Most spans of a bundle. wgpu looks at every binding of an array at each dispatch; and what a dispatch
+/// costs is small beside a thousand spans.
+const BUNDLE_CAP: u32 = 1024;
+
 const WORD: u64 = 4;
 const VECTOR: u64 = 16;
 
@@ -44,16 +59,24 @@ pub struct DeviceLimits {
     pub alignment: u64,
     /// Workgroups in one dimension of a dispatch.
     pub workgroups: u32,
+    /// Spans that one dispatch can serve through arrays of bindings; 0 where the device has none.
+    pub bundle: u32,
 }
 
 impl DeviceLimits {
-    /// The limits of a device.
-    pub fn of(limits: &wgpu::Limits) -> Self {
+    /// The limits of a device with those features.
+    pub fn of(limits: &wgpu::Limits, features: wgpu::Features) -> Self {
+        let bundle = if features.contains(BUNDLE_FEATURES) {
+            (limits.max_binding_array_elements_per_shader_stage / BUNDLE_ARRAYS).min(BUNDLE_CAP)
+        } else {
+            0
+        };
         Self {
             binding: limits.max_storage_buffer_binding_size,
             buffer: limits.max_buffer_size,
             alignment: u64::from(limits.min_storage_buffer_offset_alignment).max(VECTOR),
             workgroups: limits.max_compute_workgroups_per_dimension,
+            bundle,
         }
     }
 

@@ -4,6 +4,7 @@
 //! concatenation; options are pipeline-overridable constants.
 
 use std::fmt::Write as _;
+use std::num::NonZeroU32;
 
 use crate::gradient::{GradientConfig, OnNonfinite};
 use crate::layout::BLOCK;
@@ -69,7 +70,7 @@ impl Kernel {
 }
 
 /// How a kernel reaches a span's memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Access {
     /// By `vec4`, else by words.
     pub vector: bool,
@@ -77,6 +78,8 @@ pub struct Access {
     pub aliased: bool,
     /// Gradients are zeroed after they are read.
     pub clear: bool,
+    /// Bindings in an array of them, where a dispatch serves a bundle of spans.
+    pub bundle: Option<NonZeroU32>,
 }
 
 impl Access {
@@ -87,16 +90,16 @@ impl Access {
 }
 
 /// The kernel that reads gradients for their sums and for non-finite elements.
-pub fn scan(variant: &Variant, gradient: &GradientConfig, vector: bool) -> Kernel {
+pub fn scan(variant: &Variant, gradient: &GradientConfig, access: Access) -> Kernel {
     let mut source = String::new();
     source.push_str(file!("norm.wgsl"));
     add_sums(&mut source);
-    add_blocks(&mut source);
+    add_blocks(&mut source, access);
     add_condition(&mut source, gradient);
     source.push_str(file!("control.wgsl"));
-    add_gradients(&mut source, variant, vector, "read");
+    add_gradients(&mut source, variant, access, "read");
     if gradient.accumulates() {
-        add_state(&mut source, variant, "read");
+        add_state(&mut source, variant, access, "read");
     }
     let mut constants = conditioning(gradient);
     constants.push(("NORM", flag(gradient.needs_norm() || gradient.clip_tensor_norm.is_some())));
@@ -107,8 +110,8 @@ pub fn scan(variant: &Variant, gradient: &GradientConfig, vector: bool) -> Kerne
 }
 
 /// The scan that looks at gradients for their health.
-pub fn watch(variant: &Variant, gradient: &GradientConfig, vector: bool) -> Kernel {
-    let mut kernel = scan(variant, gradient, vector);
+pub fn watch(variant: &Variant, gradient: &GradientConfig, access: Access) -> Kernel {
+    let mut kernel = scan(variant, gradient, access);
     for (name, value) in &mut kernel.constants {
         if ["NORM", "LARGEST", "ZEROS", "TEST_NONFINITE"].contains(name) {
             *value = 1.0;
@@ -222,23 +225,29 @@ pub fn update(
 }
 
 /// The kernel that reads the new parameters for a limit by tensor.
-pub fn weigh(variant: &Variant, weights: &WeightsConfig, vector: bool) -> Kernel {
-    weights_kernel(file!("weigh.wgsl"), "weigh", variant, weights, vector)
+pub fn weigh(variant: &Variant, weights: &WeightsConfig, access: Access) -> Kernel {
+    weights_kernel(file!("weigh.wgsl"), "weigh", variant, weights, access)
 }
 
 /// The kernel that scales tensors which exceed the limit.
-pub fn limit(variant: &Variant, weights: &WeightsConfig, vector: bool) -> Kernel {
-    weights_kernel(file!("limit.wgsl"), "limit", variant, weights, vector)
+pub fn limit(variant: &Variant, weights: &WeightsConfig, access: Access) -> Kernel {
+    weights_kernel(file!("limit.wgsl"), "limit", variant, weights, access)
 }
 
-fn weights_kernel(text: &str, entry: &'static str, variant: &Variant, weights: &WeightsConfig, vector: bool) -> Kernel {
+fn weights_kernel(
+    text: &str,
+    entry: &'static str,
+    variant: &Variant,
+    weights: &WeightsConfig,
+    access: Access,
+) -> Kernel {
     let mut source = text.to_owned();
     add_sums(&mut source);
-    add_blocks(&mut source);
+    add_blocks(&mut source, access);
     source.push_str(file!("lane.wgsl"));
-    add_weights(&mut source, variant, vector);
+    add_weights(&mut source, variant, access);
     if variant.storage.master {
-        add_state(&mut source, variant, "read_write");
+        add_state(&mut source, variant, access, "read_write");
     }
     kernel(source, entry, vec![("NORM", flag(weights.max_norm.is_some()))])
 }
@@ -271,9 +280,9 @@ pub fn evaluate(variant: &Variant, gradient: &GradientConfig, access: Access) ->
 
 fn ema_kernel(mut source: String, entry: &'static str, variant: &Variant, access: Access) -> Kernel {
     source.push_str(file!("workgroup.wgsl"));
-    add_blocks(&mut source);
-    add_weights(&mut source, variant, access.vector);
-    add_state(&mut source, variant, "read_write");
+    add_blocks(&mut source, access);
+    add_weights(&mut source, variant, access);
+    add_state(&mut source, variant, access, "read_write");
     add_engine_word(&mut source, variant, "ema_word", EMA);
     kernel(source, entry, Vec::new())
 }
@@ -289,13 +298,13 @@ fn rule(variant: &Variant, gradient: &GradientConfig, access: Access) -> String 
     if !source.ends_with('\n') {
         source.push('\n');
     }
-    glue(&mut source, variant);
+    glue(&mut source, variant, access);
     if variant.stepping == Stepping::Ratio {
         source.push_str(file!("step/norms.wgsl"));
     }
     source.push_str(file!("maths.wgsl"));
     source.push_str(file!("propose.wgsl"));
-    add_blocks(&mut source);
+    add_blocks(&mut source, access);
     source.push_str(file!("lane.wgsl"));
     add_condition(&mut source, gradient);
     source.push_str(file!("scale.wgsl"));
@@ -307,10 +316,10 @@ fn rule(variant: &Variant, gradient: &GradientConfig, access: Access) -> String 
     if variant.factored {
         source.push_str(file!("lines/mean_square.wgsl"));
     }
-    add_weights(&mut source, variant, access.vector);
-    add_gradients(&mut source, variant, access.vector, if access.writes_gradients() { "read_write" } else { "read" });
+    add_weights(&mut source, variant, access);
+    add_gradients(&mut source, variant, access, if access.writes_gradients() { "read_write" } else { "read" });
     if variant.kept_count() > 0 {
-        add_state(&mut source, variant, "read_write");
+        add_state(&mut source, variant, access, "read_write");
     }
     source
 }
@@ -321,15 +330,21 @@ fn add_sums(source: &mut String) {
     source.push_str(file!("sum.wgsl"));
 }
 
-fn add_blocks(source: &mut String) {
+fn add_blocks(source: &mut String, access: Access) {
     source.push_str(file!("settings.wgsl"));
-    add_span(source);
+    add_span(source, access);
 }
 
-fn add_span(source: &mut String) {
+fn add_span(source: &mut String, access: Access) {
     source.push_str(file!("blocks.wgsl"));
     source.push_str(file!("storage/f32.wgsl"));
-    source.push_str("@group(0) @binding(3) var<uniform> span: Span;\n");
+    if access.bundle.is_some() {
+        source.push_str(file!("bundle.wgsl"));
+        // Before all else, as WGSL wants it, and on the first line, so that errors still name a rule's own lines.
+        source.insert_str(0, "enable wgpu_binding_array; ");
+    } else {
+        source.push_str(file!("span.wgsl"));
+    }
 }
 
 fn add_block_size(source: &mut String) {
@@ -371,13 +386,25 @@ fn proposing(variant: &Variant, gradient: &GradientConfig) -> Vec<(&'static str,
     constants
 }
 
-fn declare(source: &mut String, binding: u32, access: &str, name: &str, element: &str) {
+/// Declares what a span has in a buffer, and the functions that reach it.
+fn declare(source: &mut String, access: Access, binding: u32, mode: &str, name: &str, element: &str) {
+    let (ty, one) = if access.bundle.is_some() {
+        // naga takes arrays of structs only.
+        let _ = writeln!(source, "struct Bound_{name} {{\n    words: array<{element}>,\n}}");
+        (format!("binding_array<Bound_{name}>"), format!("{name}[assigned.member].words"))
+    } else {
+        (format!("array<{element}>"), name.to_owned())
+    };
     // Writing to a string cannot fail.
-    let _ = writeln!(source, "@group(0) @binding({binding}) var<storage, {access}> {name}: array<{element}>;");
+    let _ = writeln!(source, "@group(0) @binding({binding}) var<storage, {mode}> {name}: {ty};");
+    let _ = writeln!(source, "fn read_{name}(at: u32) -> {element} {{\n    return {one}[at];\n}}");
+    if mode == "read_write" {
+        let _ = writeln!(source, "fn write_{name}(at: u32, words: {element}) {{\n    {one}[at] = words;\n}}");
+    }
 }
 
 /// What ties a rule's `Hyper` and `State` to the rows and the state buffer, member by member.
-fn glue(source: &mut String, variant: &Variant) {
+fn glue(source: &mut String, variant: &Variant, access: Access) {
     let scalars = variant.rule.scalar_names();
     if scalars.is_empty() {
         source.push_str("struct Hyper {\n    none: u32,\n}\n");
@@ -389,7 +416,7 @@ fn glue(source: &mut String, variant: &Variant) {
         if members.is_empty() { "0u".to_owned() } else { members.join(", ") }
     );
 
-    state_glue(source, variant);
+    state_glue(source, variant, access);
     add_mean_square(source, variant);
 }
 

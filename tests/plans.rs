@@ -19,13 +19,14 @@ const GIB: u64 = 1 << 30;
 
 /// A device of 2026: buffers of any length, bindings of 2 GiB.
 fn roomy() -> DeviceLimits {
-    DeviceLimits { binding: 2 * GIB - 4, buffer: 1 << 40, alignment: 32, workgroups: 65_535 }
+    DeviceLimits { binding: 2 * GIB - 4, buffer: 1 << 40, alignment: 32, workgroups: 65_535, bundle: 0 }
 }
 
 fn limits() -> impl Strategy<Value = DeviceLimits> {
     let binding = prop_oneof![Just(128 << 20), Just(GIB), Just(2 * GIB - 4), (1u64 << 27)..(4 * GIB)];
-    (binding, prop_oneof![Just(32u64), Just(256)], 1_000u32..=65_535)
-        .prop_map(|(binding, alignment, workgroups)| DeviceLimits { binding, buffer: 1 << 40, alignment, workgroups })
+    (binding, prop_oneof![Just(32u64), Just(256)], 1_000u32..=65_535).prop_map(|(binding, alignment, workgroups)| {
+        DeviceLimits { binding, buffer: 1 << 40, alignment, workgroups, bundle: 0 }
+    })
 }
 
 /// Lengths at every limit there is: blocks, chunks, u32.

@@ -2,6 +2,6 @@
 
 fn clear_gradients(element: u32, count: u32) {
     for (var i = 0u; i < count; i += 1u) {
-        gradients[element + i] = 0u;
+        write_gradients(element + i, 0u);
     }
 }

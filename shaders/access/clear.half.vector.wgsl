@@ -1,5 +1,5 @@
 // Zeroes the gradients that `load_gradients` reads.
 
 fn clear_gradients(element: u32, count: u32) {
-    gradients[element / 4u] = vec2<u32>();
+    write_gradients(element / 4u, vec2<u32>());
 }

@@ -3,8 +3,8 @@
 // writes to that word in the same dispatch.
 
 fn load_params(element: u32, count: u32) -> vec4<u32> {
-    var words = vec2<u32>(params[element / 2u], 0u);
-    if count > 2u { words.y = params[element / 2u + 1u]; }
+    var words = vec2<u32>(read_params(element / 2u), 0u);
+    if count > 2u { words.y = read_params(element / 2u + 1u); }
     if count == 1u { words.x &= 0xffffu; }
     if count == 3u { words.y &= 0xffffu; }
     return widen_params(words);
@@ -13,10 +13,10 @@ fn load_params(element: u32, count: u32) -> vec4<u32> {
 fn store_params(element: u32, count: u32, halves: vec4<u32>) {
     let word = element / 2u;
     var words = join_halves(halves);
-    if count == 1u { words.x = (words.x & 0xffffu) | (params[word] & 0xffff0000u); }
-    params[word] = words.x;
+    if count == 1u { words.x = (words.x & 0xffffu) | (read_params(word) & 0xffff0000u); }
+    write_params(word, words.x);
     if count > 2u {
-        if count == 3u { words.y = (words.y & 0xffffu) | (params[word + 1u] & 0xffff0000u); }
-        params[word + 1u] = words.y;
+        if count == 3u { words.y = (words.y & 0xffffu) | (read_params(word + 1u) & 0xffff0000u); }
+        write_params(word + 1u, words.y);
     }
 }

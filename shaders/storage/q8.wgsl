@@ -7,8 +7,6 @@ struct Codes {
     bounds: array<vec4<f32>, 128>,
 }
 
-@group(0) @binding(4) var<uniform> codes: Codes;
-
 const UNSIGNED: u32 = 256u;
 const SIGNED_ZERO: u32 = 127u;
 // Scales of a slot in a block.

@@ -1,17 +1,20 @@
-//! Spans bound to buffers: pipelines' bind groups, cached by gradient buffer.
+//! Dispatches bound to buffers: pipelines' bind groups, cached by gradient buffer.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::num::NonZeroU32;
+use std::ops::Range;
 use std::sync::Arc;
 
+use bytemuck::cast_slice;
 use wgpu::BufferUsages;
 
 use super::context::Gpu;
 use super::lines::LineTables;
 use super::pipelines::{Bindings, Kind};
-use super::rows::SpanRow;
+use super::rows::{AssignmentRow, SpanRow};
 use super::slice::Slice;
 use crate::Result;
-use crate::layout::{GradientPlace, Layout, Span, Window};
+use crate::layout::{Dispatch, GradientPlace, Layout, Span, Window};
 use crate::shader::Access;
 use crate::storage::{StateFormat, code_table};
 
@@ -24,7 +27,7 @@ const UNIFORM_STRIDE: u64 = 256;
 
 /// A dispatch, ready to record.
 #[derive(Debug, Clone)]
-pub struct BoundSpan {
+pub struct BoundDispatch {
     pub variant: usize,
     pub access: Access,
     pub update: wgpu::BindGroup,
@@ -49,22 +52,24 @@ pub struct WindowBuffers {
     pub state: Option<wgpu::Buffer>,
 }
 
+/// A dispatch and the gradients' buffers, a span's each. The spans' own numbers for these hold for one round
+/// only.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Key {
-    span: Span,
-    gradient: wgpu::Buffer,
+    dispatch: Dispatch,
+    gradients: Vec<wgpu::Buffer>,
     clear: bool,
 }
 
 #[derive(Debug)]
 struct Entry {
-    bound: BoundSpan,
+    bound: BoundDispatch,
     used: u64,
 }
 
-/// Bound spans by what they bind.
+/// Bound dispatches by what they bind.
 #[derive(Debug)]
-pub struct SpanCache {
+pub struct DispatchCache {
     accumulates: bool,
     /// The tables of q8, where some state is compressed.
     codes: Option<wgpu::Buffer>,
@@ -75,10 +80,12 @@ pub struct SpanCache {
 /// Of the kernels that change parameters, with the state, and the codes of compressed state.
 pub fn update_bindings(access: Access, has_state: bool, has_codes: bool) -> Bindings {
     let gradients = if access.writes_gradients() { Kind::Write } else { Kind::Read };
-    let mut bindings = vec![(0, Kind::Write), (1, gradients)];
-    bindings.extend(has_state.then_some((2, Kind::Write)));
-    bindings.push((3, Kind::Uniform));
-    bindings.extend(has_codes.then_some((4, Kind::Uniform)));
+    // wgpu has no uniforms beside arrays of bindings.
+    let table = if access.bundle.is_some() { Kind::Read } else { Kind::Uniform };
+    let mut bindings = vec![(0, Kind::Write.in_array(access.bundle)), (1, gradients.in_array(access.bundle))];
+    bindings.extend(has_state.then_some((2, Kind::Write.in_array(access.bundle))));
+    bindings.push((3, table));
+    bindings.extend(has_codes.then_some((4, table)));
     bindings
 }
 
@@ -86,22 +93,23 @@ pub fn update_bindings(access: Access, has_state: bool, has_codes: bool) -> Bind
 /// parameters.
 pub fn unit_bindings(has_state: bool) -> Bindings {
     let mut bindings = vec![(0, Kind::Read)];
-    bindings.extend(scan_bindings(has_state));
+    bindings.extend(scan_bindings(None, has_state));
     bindings
 }
 
-/// Of the scan, with the state where micro-batches are added up in it.
-pub fn scan_bindings(accumulates: bool) -> Bindings {
-    let mut bindings = vec![(1, Kind::Read)];
-    bindings.extend(accumulates.then_some((2, Kind::Read)));
-    bindings.push((3, Kind::Uniform));
+/// Of the scan, of a bundle or not, with the state where micro-batches are added up in it.
+pub fn scan_bindings(bundle: Option<NonZeroU32>, accumulates: bool) -> Bindings {
+    let mut bindings = vec![(1, Kind::Read.in_array(bundle))];
+    bindings.extend(accumulates.then_some((2, Kind::Read.in_array(bundle))));
+    bindings.push((3, if bundle.is_some() { Kind::Read } else { Kind::Uniform }));
     bindings
 }
 
-impl SpanCache {
+impl DispatchCache {
     pub fn new(gpu: &Gpu, layout: &Layout, accumulates: bool) -> Result<Self> {
+        let usage = BufferUsages::UNIFORM | BufferUsages::STORAGE;
         let codes = match layout.windows.iter().any(has_codes) {
-            true => Some(gpu.buffer_of("codes", bytemuck::cast_slice(&codes()), BufferUsages::UNIFORM)?),
+            true => Some(gpu.buffer_of("codes", cast_slice(&codes()), usage)?),
             false => None,
         };
         Ok(Self { accumulates, codes, entries: HashMap::new(), round: 0 })
@@ -116,7 +124,7 @@ impl SpanCache {
         gradients: &[Option<Slice>],
         lines: Option<&LineTables>,
         clear: bool,
-    ) -> Result<Arc<[BoundSpan]>> {
+    ) -> Result<Arc<[BoundDispatch]>> {
         self.round += 1;
         let mut buffers: Vec<&wgpu::Buffer> = Vec::new();
         let mut numbers = HashMap::new();
@@ -132,14 +140,13 @@ impl SpanCache {
                 })
             })
             .collect();
+        let spans = layout.spans(&places, gpu.limits());
         let keys: Vec<_> = layout
-            .spans(&places, gpu.limits())
+            .dispatches(spans, gpu.limits(), lines.is_none())
             .into_iter()
-            .map(|mut span| {
-                let gradient = buffers[span.gradient].clone();
-                // The number holds for this round only.
-                span.gradient = 0;
-                Key { span, gradient, clear }
+            .map(|mut dispatch| {
+                let number = |span: &mut Span| buffers[std::mem::take(&mut span.gradient)].clone();
+                Key { gradients: dispatch.spans.iter_mut().map(number).collect(), dispatch, clear }
             })
             .collect();
         self.create(
@@ -169,93 +176,144 @@ impl SpanCache {
         lines: Option<&LineTables>,
         keys: Vec<Key>,
     ) -> Result<()> {
-        if keys.is_empty() {
+        let (bundles, singles): (Vec<_>, Vec<_>) = keys.into_iter().partition(|key| key.dispatch.bundle.is_some());
+        for key in bundles {
+            let rows = assignments(&key.dispatch);
+            let table = gpu.buffer_of("assignments", cast_slice(&rows), BufferUsages::STORAGE)?;
+            let bound = self.bind_dispatch(gpu, layout, windows, None, &key, table.as_entire_binding())?;
+            self.entries.insert(key, Entry { bound, used: self.round });
+        }
+        if singles.is_empty() {
             return Ok(());
         }
         // One buffer for the rows of all spans that are new, never written again: encoders recorded
         // earlier may still read older ones.
-        let mut rows = vec![0u8; keys.len() * UNIFORM_STRIDE as usize];
-        for (key, row) in keys.iter().zip(rows.chunks_exact_mut(UNIFORM_STRIDE as usize)) {
-            let [units, gradients] = jobs(lines, &key.span);
-            let span = SpanRow {
-                first_block: key.span.blocks.start,
-                blocks: key.span.blocks.len() as u32,
-                gradient_shift: key.span.gradient_shift,
-                first_unit_job: units.start,
-                unit_jobs: units.len() as u32,
-                first_line_job: gradients.start,
-                line_jobs: gradients.len() as u32,
-                spare: 0,
-            };
-            row[..size_of::<SpanRow>()].copy_from_slice(bytemuck::bytes_of(&span));
+        let mut rows = vec![0u8; singles.len() * UNIFORM_STRIDE as usize];
+        for (key, row) in singles.iter().zip(rows.chunks_exact_mut(UNIFORM_STRIDE as usize)) {
+            row[..size_of::<SpanRow>()].copy_from_slice(bytemuck::bytes_of(&span_row(&key.dispatch.spans[0], lines)));
         }
         let rows = gpu.buffer_of("spans", &rows, BufferUsages::UNIFORM)?;
-        for (index, key) in keys.into_iter().enumerate() {
-            let row = (&rows, index as u64 * UNIFORM_STRIDE);
-            let bound = self.bind_span(gpu, layout, windows, lines, &key, row)?;
+        for (index, key) in singles.into_iter().enumerate() {
+            let at = index as u64 * UNIFORM_STRIDE;
+            let row = wgpu::BindingResource::Buffer(part(&rows, &(at..at + size_of::<SpanRow>() as u64)));
+            let bound = self.bind_dispatch(gpu, layout, windows, lines, &key, row)?;
             self.entries.insert(key, Entry { bound, used: self.round });
         }
         Ok(())
     }
 
-    fn bind_span(
+    /// Binds a span, or the spans of a bundle in arrays, with the table that says what a workgroup serves.
+    fn bind_dispatch(
         &self,
         gpu: &Gpu,
         layout: &Layout,
         windows: &[WindowBuffers],
         lines: Option<&LineTables>,
         key: &Key,
-        (rows, row): (&wgpu::Buffer, u64),
-    ) -> Result<BoundSpan> {
-        let span = &key.span;
-        let window = &layout.windows[span.window];
-        let buffers = &windows[span.window];
-        let access = Access { vector: span.vector, aliased: buffers.params == key.gradient, clear: key.clear };
-        let part = |buffer, bytes: &std::ops::Range<u64>| wgpu::BufferBinding {
-            buffer,
-            offset: bytes.start,
-            size: std::num::NonZeroU64::new(bytes.end - bytes.start),
+        table: wgpu::BindingResource<'_>,
+    ) -> Result<BoundDispatch> {
+        let Dispatch { spans, bundle } = &key.dispatch;
+        let window = &layout.windows[spans[0].window];
+        let buffers = |span: &Span| &windows[span.window];
+        let mut params: Vec<_> =
+            spans.iter().map(|s| part(&buffers(s).params, &layout.windows[s.window].bytes)).collect();
+        let mut gradients: Vec<_> =
+            spans.iter().zip(&key.gradients).map(|(span, buffer)| part(buffer, &span.gradient_bytes)).collect();
+        let state = |span| buffers(span).state.as_ref();
+        let mut states: Vec<_> = spans.iter().filter_map(state).map(|b| b.as_entire_buffer_binding()).collect();
+        for array in [&mut params, &mut gradients, &mut states] {
+            fill_up(array, *bundle);
+        }
+        let resource = |array| match bundle {
+            Some(_) => wgpu::BindingResource::BufferArray(array),
+            None => wgpu::BindingResource::Buffer(array[0].clone()),
         };
-        let gradients = part(&key.gradient, &span.gradient_bytes);
-        let uniform = part(rows, &(row..row + size_of::<SpanRow>() as u64));
-        let mut entries = vec![(0, part(&buffers.params, &window.bytes)), (1, gradients.clone())];
-        entries.extend(buffers.state.as_ref().map(|state| (2, state.as_entire_buffer_binding())));
-        entries.push((3, uniform.clone()));
+
+        let written: HashSet<_> = spans.iter().map(|span| &buffers(span).params).collect();
+        let access = Access {
+            vector: spans[0].vector,
+            aliased: key.gradients.iter().any(|buffer| written.contains(buffer)),
+            clear: key.clear,
+            bundle: *bundle,
+        };
+        let has_state = !states.is_empty();
         let codes = self.codes.as_ref().filter(|_| has_codes(window));
-        entries.extend(codes.map(|codes| (4, codes.as_entire_buffer_binding())));
-        let update = gpu.layout(&update_bindings(access, buffers.state.is_some(), codes.is_some()))?;
-        let scan = gpu.layout(&scan_bindings(self.accumulates))?;
-        let mut scan_entries = vec![(1, gradients)];
-        let sums = buffers.state.as_ref().filter(|_| self.accumulates);
-        scan_entries.extend(sums.map(|state| (2, state.as_entire_buffer_binding())));
-        scan_entries.push((3, uniform.clone()));
+        let mut entries = vec![(0, resource(&params)), (1, resource(&gradients))];
+        entries.extend(has_state.then(|| (2, resource(&states))));
+        entries.push((3, table.clone()));
+        entries.extend(codes.map(|codes| (4, codes.as_entire_binding())));
+        let update = gpu.layout(&update_bindings(access, has_state, codes.is_some()))?;
+
+        let accumulated = self.accumulates && has_state;
+        let mut scan_entries = vec![(1, resource(&gradients))];
+        scan_entries.extend(accumulated.then(|| (2, resource(&states))));
+        scan_entries.push((3, table.clone()));
+        let scan = gpu.layout(&scan_bindings(*bundle, self.accumulates))?;
+
         let lines = lines.map(|tables| -> Result<_> {
-            let [units, gradients] = jobs(Some(tables), span);
-            let mut entries = vec![(0, part(&buffers.params, &window.bytes)), scan_entries[0].clone()];
-            entries.extend(buffers.state.as_ref().map(|state| (2, state.as_entire_buffer_binding())));
-            entries.push((3, uniform));
-            let bindings = unit_bindings(buffers.state.is_some());
+            let [units, line_jobs] = jobs(Some(tables), &spans[0]);
+            let mut entries = vec![(0, resource(&params)), (1, resource(&gradients))];
+            entries.extend(has_state.then(|| (2, resource(&states))));
+            entries.push((3, table));
             Ok(BoundLines {
-                units: gpu.bind_group("unit span", &gpu.layout(&bindings)?, &entries)?,
+                units: gpu.bind_group("unit span", &gpu.layout(&unit_bindings(has_state))?, &entries)?,
                 unit_workgroups: gpu.limits().dispatch(units.len() as u32),
-                gradient_workgroups: gpu.limits().dispatch(gradients.len() as u32),
+                gradient_workgroups: gpu.limits().dispatch(line_jobs.len() as u32),
             })
         });
-        Ok(BoundSpan {
+        Ok(BoundDispatch {
             variant: window.variant,
             access,
             update: gpu.bind_group("update span", &update, &entries)?,
             scan: gpu.bind_group("scan span", &scan, &scan_entries)?,
-            workgroups: gpu.limits().dispatch(span.blocks.len() as u32),
+            workgroups: gpu.limits().dispatch(key.dispatch.blocks() as u32),
             lines: lines.transpose()?,
         })
     }
 }
 
-/// Bytes of so many spans' rows, and of the codes.
-pub fn bytes(layout: &Layout, spans: usize) -> u64 {
+fn part<'a>(buffer: &'a wgpu::Buffer, bytes: &Range<u64>) -> wgpu::BufferBinding<'a> {
+    wgpu::BufferBinding { buffer, offset: bytes.start, size: std::num::NonZeroU64::new(bytes.end - bytes.start) }
+}
+
+/// Repeats the last binding up to the size of an array: a layout says how many there are, and no assignment names these.
+fn fill_up<T: Clone>(array: &mut Vec<T>, bundle: Option<NonZeroU32>) {
+    if let (Some(size), Some(last)) = (bundle, array.last().cloned()) {
+        array.resize(size.get() as usize, last);
+    }
+}
+
+fn span_row(span: &Span, lines: Option<&LineTables>) -> SpanRow {
+    let [units, gradients] = jobs(lines, span);
+    SpanRow {
+        first_block: span.blocks.start,
+        blocks: span.blocks.len() as u32,
+        gradient_shift: span.gradient_shift,
+        first_unit_job: units.start,
+        unit_jobs: units.len() as u32,
+        first_line_job: gradients.start,
+        line_jobs: gradients.len() as u32,
+        spare: 0,
+    }
+}
+
+/// What each workgroup of a bundle serves.
+fn assignments(dispatch: &Dispatch) -> Vec<AssignmentRow> {
+    let of_span = |(member, span): (usize, &Span)| {
+        let gradient_shift = span.gradient_shift;
+        span.blocks.clone().map(move |row| AssignmentRow { row, member: member as u32, gradient_shift, spare: 0 })
+    };
+    dispatch.spans.iter().enumerate().flat_map(of_span).collect()
+}
+
+/// Bytes of the tables of those dispatches, and of the codes.
+pub fn bytes(layout: &Layout, dispatches: &[Dispatch]) -> u64 {
     let codes = if layout.windows.iter().any(has_codes) { size_of_val(codes().as_slice()) } else { 0 };
-    spans as u64 * UNIFORM_STRIDE + codes as u64
+    let of_dispatch = |dispatch: &Dispatch| match dispatch.bundle {
+        Some(_) => (dispatch.blocks() * size_of::<AssignmentRow>()) as u64,
+        None => UNIFORM_STRIDE,
+    };
+    codes as u64 + dispatches.iter().map(of_dispatch).sum::<u64>()
 }
 
 fn has_codes(window: &Window) -> bool {
@@ -270,6 +328,6 @@ fn codes() -> Vec<f32> {
 }
 
 /// A span's jobs by unit, and by row and column.
-fn jobs(lines: Option<&LineTables>, span: &Span) -> [std::ops::Range<u32>; 2] {
+fn jobs(lines: Option<&LineTables>, span: &Span) -> [Range<u32>; 2] {
     lines.map_or([0..0, 0..0], |tables| [&tables.units, &tables.gradients].map(|stage| stage.jobs_of(&span.blocks)))
 }

@@ -66,7 +66,7 @@ fn reads_values(plan: &Plan, by: ByLine) -> bool {
 pub fn span_sum(plan: &Plan, code: &Variant, by: ByLine) -> Wanted<'static> {
     let span = match by {
         ByLine::Units => bindings::unit_bindings(code.kept_count() > 0),
-        ByLine::Gradients | ByLine::Rows => bindings::scan_bindings(plan.gradient.accumulates()),
+        ByLine::Gradients | ByLine::Rows => bindings::scan_bindings(None, plan.gradient.accumulates()),
     };
     let kernel = shader::sum_lines(code, &plan.gradient, by);
     Wanted { kernel, author: Author::Ours, groups: vec![span, sum_bindings(reads_values(plan, by))] }

@@ -8,7 +8,7 @@ use super::adapters::{adapters, no_adapter_hint};
 use super::faults::Faults;
 use super::pipelines::{Bindings, Pipelines};
 use super::slice::Slice;
-use crate::layout::DeviceLimits;
+use crate::layout::{BUNDLE_FEATURES, DeviceLimits};
 use crate::storage::Format;
 use crate::{Error, Result, shader};
 
@@ -69,7 +69,16 @@ pub struct ObjectCounts {
 }
 
 impl Gpu {
-    /// The caller's own device. Needs no feature and no limit above WebGPU's defaults.
+    /// The features with which one dispatch serves many tensors that lie in buffers of their own, for a device of
+    /// the caller's to ask for where the adapter has all of them, with
+    /// `max_binding_array_elements_per_shader_stage` as the adapter offers it. Without them such tensors are a
+    /// dispatch each.
+    pub const fn bundle_features() -> wgpu::Features {
+        BUNDLE_FEATURES
+    }
+
+    /// The caller's own device. Needs no feature and no limit above WebGPU's defaults; makes use of
+    /// [`Gpu::bundle_features`].
     ///
     /// Its callbacks stay the caller's. That the device is lost shows when something is to be read back, or at
     /// once where the caller's own callback says so by [`Gpu::set_lost`].
@@ -78,7 +87,7 @@ impl Gpu {
     }
 
     fn with_lost_flag(device: wgpu::Device, queue: wgpu::Queue, lost: LostFlag) -> Self {
-        let limits = DeviceLimits::of(&device.limits());
+        let limits = DeviceLimits::of(&device.limits(), device.features());
         let workgroup_size = shader::block_workgroup(device.adapter_info().device_type).into();
         let inner = Inner {
             device,
@@ -112,8 +121,8 @@ impl Gpu {
     }
 
     /// Opens a device on that adapter with WebGPU's default limits, raised where the adapter offers
-    /// longer buffers and bindings, and with the features that it can make use of: timestamps for the benches, a
-    /// pipeline cache.
+    /// longer buffers and bindings, and with the features that it can make use of: arrays of bindings
+    /// ([`Gpu::bundle_features`]), timestamps for the benches, a pipeline cache.
     ///
     /// # Errors
     /// [`Error::NoAdapter`] with the driver's reason.
@@ -122,12 +131,14 @@ impl Gpu {
         let required_limits = wgpu::Limits {
             max_storage_buffer_binding_size: offered.max_storage_buffer_binding_size,
             max_buffer_size: offered.max_buffer_size,
+            max_binding_array_elements_per_shader_stage: offered.max_binding_array_elements_per_shader_stage,
             ..wgpu::Limits::default()
         };
+        let useful = wgpu::Features::TIMESTAMP_QUERY | wgpu::Features::PIPELINE_CACHE | BUNDLE_FEATURES;
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("wgpu-optim"),
             required_limits,
-            required_features: adapter.features() & (wgpu::Features::TIMESTAMP_QUERY | wgpu::Features::PIPELINE_CACHE),
+            required_features: adapter.features() & useful,
             ..wgpu::DeviceDescriptor::default()
         };
         let (device, queue) = adapter.request_device(&descriptor).await.map_err(|e| Error::NoAdapter(e.to_string()))?;
@@ -315,15 +326,12 @@ impl Gpu {
         &self,
         label: &str,
         layout: &wgpu::BindGroupLayout,
-        entries: &[(u32, wgpu::BufferBinding<'_>)],
+        entries: &[(u32, wgpu::BindingResource<'_>)],
     ) -> Result<wgpu::BindGroup> {
         self.inner.created.bind_groups.fetch_add(1, Ordering::Relaxed);
         let entries: Vec<_> = entries
             .iter()
-            .map(|(binding, buffer)| wgpu::BindGroupEntry {
-                binding: *binding,
-                resource: wgpu::BindingResource::Buffer(buffer.clone()),
-            })
+            .map(|(binding, resource)| wgpu::BindGroupEntry { binding: *binding, resource: resource.clone() })
             .collect();
         self.scoped(&format!("bind group {label:?}"), |device| {
             device.create_bind_group(&wgpu::BindGroupDescriptor { label: Some(label), layout, entries: &entries })
@@ -338,8 +346,7 @@ impl Gpu {
         bindings: &Bindings,
         buffers: &[&wgpu::Buffer],
     ) -> Result<wgpu::BindGroup> {
-        let entries: Vec<_> =
-            bindings.iter().zip(buffers).map(|((i, _), b)| (*i, b.as_entire_buffer_binding())).collect();
+        let entries: Vec<_> = bindings.iter().zip(buffers).map(|((i, _), b)| (*i, b.as_entire_binding())).collect();
         self.bind_group(label, &self.layout(bindings)?, &entries)
     }
 

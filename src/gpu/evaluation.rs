@@ -33,7 +33,7 @@ impl Optimizer {
         }
         let bound = self.bind()?;
         let descriptor = wgpu::ComputePassDescriptor { label: Some("swap weights"), timestamp_writes: None };
-        self.recorder(&bound.spans, None).swap(&mut encoder.begin_compute_pass(&descriptor));
+        self.recorder(&bound.dispatches, None).swap(&mut encoder.begin_compute_pass(&descriptor));
         Ok(())
     }
 
@@ -62,7 +62,7 @@ impl Optimizer {
             encoder.copy_buffer_to_buffer(buffer, *offset, kept, 0, kept.size());
         }
         let descriptor = wgpu::ComputePassDescriptor { label: Some("evaluation weights"), timestamp_writes: None };
-        self.recorder(&bound.spans, None).evaluate(&mut encoder.begin_compute_pass(&descriptor));
+        self.recorder(&bound.dispatches, None).evaluate(&mut encoder.begin_compute_pass(&descriptor));
         self.evaluation.active = true;
         Ok(())
     }

@@ -65,7 +65,7 @@ impl Kernels {
         self.spans.clear();
     }
 
-    pub fn span(&self, variant: usize, access: Access) -> Option<&SpanKernels> {
+    pub fn of(&self, variant: usize, access: Access) -> Option<&SpanKernels> {
         self.spans.get(&(variant, access))
     }
 
@@ -86,7 +86,8 @@ impl Kernels {
             author,
             groups: vec![span.clone(), tables],
         };
-        let scanned = vec![bindings::scan_bindings(plan.gradient.accumulates()), tables::scan_bindings()];
+        let scanned =
+            vec![bindings::scan_bindings(access.bundle, plan.gradient.accumulates()), tables::scan_bindings()];
         let scan = |kernel: Kernel| {
             let kernel = kernel.with_workgroup(self.workgroup);
             Wanted { kernel, author: Author::Ours, groups: scanned.clone() }
@@ -105,10 +106,10 @@ impl Kernels {
             want(|k| &mut k.sum_lines, by_line::span_sum(plan, code, ByLine::Gradients));
         }
         if gradient.needs_scan() {
-            want(|k| &mut k.scan, scan(shader::scan(code, gradient, access.vector)));
+            want(|k| &mut k.scan, scan(shader::scan(code, gradient, access)));
         }
         if self.watched {
-            want(|k| &mut k.watch, scan(shader::watch(code, gradient, access.vector)));
+            want(|k| &mut k.watch, scan(shader::watch(code, gradient, access)));
             let update = shader::update(code, gradient, weights, access, true);
             want(|k| &mut k.watched_update, build(update, author, tables::watched_bindings(goes_by_line)));
         }
@@ -117,9 +118,9 @@ impl Kernels {
             want(|k| &mut k.measure, build(measure, author, tables::measure_bindings(goes_by_line)));
         }
         if weights.tensor_limit().is_some() {
-            let weigh = shader::weigh(code, weights, access.vector);
+            let weigh = shader::weigh(code, weights, access);
             want(|k| &mut k.weigh, build(weigh, Author::Ours, tables::weigh_bindings()));
-            let limit = shader::limit(code, weights, access.vector);
+            let limit = shader::limit(code, weights, access);
             want(|k| &mut k.limit, build(limit, Author::Ours, tables::limit_bindings()));
         }
         if plan.ema.is_some() {

@@ -230,7 +230,7 @@ mod tests {
             shapes.iter().enumerate().map(|(i, s)| TensorSpec::new(format!("t{i}"), s.to_vec())).collect();
         let gradient = GradientConfig { clip_adaptive: Some(0.1), ..GradientConfig::default() };
         let plan = Plan::new(&OptimizerConfig::new(Adafactor::default()).gradient(gradient), &specs).unwrap();
-        let limits = DeviceLimits { binding, buffer: 1 << 40, alignment: 256, workgroups: 65_535 };
+        let limits = DeviceLimits { binding, buffer: 1 << 40, alignment: 256, workgroups: 65_535, bundle: 0 };
         let mut offset = 0;
         let placements: Vec<_> = (0..specs.len())
             .filter(|t| plan.is_live(*t))

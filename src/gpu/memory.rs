@@ -52,12 +52,13 @@ impl Optimizer {
         let placements: Vec<_> = (0..specs.len()).filter(live).map(of_params).collect();
         let gradients: Vec<_> = (0..specs.len()).map(of_gradient).collect();
         let layout = Layout::new(&placements, limits)?;
-        let spans = layout.spans(&gradients, limits).len();
+        let lines = LineTables::new(&plan, &layout);
+        let dispatches = layout.dispatches(layout.spans(&gradients, limits), limits, lines.is_none());
         let tables = [
             step_table::Places::of(&plan).bytes(),
             tables::Sizes::of(&plan, &layout).total(),
-            LineTables::new(&plan, &layout).map_or(0, |tables| by_line::bytes(&tables)),
-            bindings::bytes(&layout, spans),
+            lines.map_or(0, |tables| by_line::bytes(&tables)),
+            bindings::bytes(&layout, &dispatches),
             reports::bytes(&plan),
         ];
         Ok(OptimizerMemory { state: layout.state_bytes(), tables: tables.iter().sum() })

@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use super::bindings::{BoundSpan, SpanCache, WindowBuffers};
+use super::bindings::{BoundDispatch, DispatchCache, WindowBuffers};
 use super::context::Gpu;
 use super::evaluation::Evaluation;
 use super::health::Monitor;
@@ -40,7 +40,7 @@ pub struct Optimizer {
     pub(super) tables: Tables,
     pub(super) step_table: StepTable,
     kernels: Kernels,
-    spans: SpanCache,
+    cache: DispatchCache,
     param_map: ParamMap,
     /// The dispatches of a step and the tensors without a gradient, until a gradient is bound
     /// elsewhere.
@@ -54,7 +54,7 @@ pub struct Optimizer {
 
 #[derive(Debug, Clone)]
 pub(super) struct Bound {
-    pub spans: Arc<[BoundSpan]>,
+    pub dispatches: Arc<[BoundDispatch]>,
     absent: Arc<[usize]>,
 }
 
@@ -74,7 +74,7 @@ impl Optimizer {
         let windows = windows(gpu, &plan, &layout, &tensors)?;
         let step_table = StepTable::new(gpu, &plan, &rates)?;
         let tables = Tables::new(gpu, &plan, &layout, &step_table)?;
-        let spans = SpanCache::new(gpu, &layout, plan.gradient.accumulates())?;
+        let cache = DispatchCache::new(gpu, &layout, plan.gradient.accumulates())?;
         let mut optimizer = Self {
             reports: Reports::new(gpu, &plan)?,
             kernels: Kernels::new(gpu, &plan)?,
@@ -87,7 +87,7 @@ impl Optimizer {
             windows,
             tables,
             step_table,
-            spans,
+            cache,
             param_map,
             bound: None,
             zero_gradients: false,
@@ -125,7 +125,7 @@ impl Optimizer {
         {
             let descriptor = wgpu::ComputePassDescriptor { label: Some("optimizer step"), timestamp_writes: None };
             let mut pass = encoder.begin_compute_pass(&descriptor);
-            self.recorder(&bound.spans, watch).record(&mut pass);
+            self.recorder(&bound.dispatches, watch).record(&mut pass);
         }
         if !bound.absent.is_empty() {
             self.tables.unmark_absent(encoder);
@@ -162,13 +162,13 @@ impl Optimizer {
         Ok(self.monitor.as_mut().and_then(|monitor| monitor.latest(&self.plan)))
     }
 
-    pub(super) fn recorder<'a>(&'a self, spans: &'a [BoundSpan], watch: Option<&'a Watch>) -> Recorder<'a> {
+    pub(super) fn recorder<'a>(&'a self, dispatches: &'a [BoundDispatch], watch: Option<&'a Watch>) -> Recorder<'a> {
         Recorder {
             plan: &self.plan,
             limits: self.gpu.limits(),
             tables: &self.tables,
             kernels: &self.kernels,
-            spans,
+            dispatches,
             watch,
         }
     }
@@ -382,31 +382,36 @@ impl Optimizer {
             self.add_lanes(&mut &self.gpu, (&mut table, &mut rows), &self.rates, tensors)?;
             (self.step_table, self.tables.rows) = (table, rows);
         }
-        let spans = {
+        let dispatches = {
             let lines = self.tables.lines.as_ref().map(|lines| &lines.tables);
-            self.spans.bind(&self.gpu, &self.layout, &self.windows, &gradients, lines, self.zero_gradients)?
+            self.cache.bind(&self.gpu, &self.layout, &self.windows, &gradients, lines, self.zero_gradients)?
         };
-        for span in spans.iter() {
-            self.kernels.build(&self.gpu, &self.plan, span.variant, span.access)?;
+        for dispatch in dispatches.iter() {
+            self.kernels.build(&self.gpu, &self.plan, dispatch.variant, dispatch.access)?;
         }
-        let bound = Bound { spans, absent };
+        let bound = Bound { dispatches, absent };
         self.bound = Some(bound.clone());
         Ok(bound)
     }
 
-    /// Builds every pipeline that a step can need, so that later steps build none: by vectors always,
-    /// by words wherever a tensor's slices are the caller's.
+    /// Builds the pipelines that a step can be expected to need, so that later steps build none: by vectors
+    /// always, by words wherever a tensor's slices are the caller's, for bundles where parameters lie in that many
+    /// buffers.
     fn build_kernels(&mut self) -> Result<()> {
-        for index in 0..self.layout.windows.len() {
-            let variant = self.layout.windows[index].variant;
-            let mut pieces = self.layout.windows[index].runs.iter().flat_map(|run| &run.pieces);
+        let mut expected = self.layout.bundles(self.gpu.limits());
+        for window in &self.layout.windows {
+            let mut pieces = window.runs.iter().flat_map(|run| &run.pieces);
             let external = pieces.any(|piece| !self.tensors[piece.tensor].params.padded);
             for vector in [true, false] {
                 if vector || external {
-                    let access = Access { vector, aliased: false, clear: self.zero_gradients };
-                    self.kernels.build(&self.gpu, &self.plan, variant, access)?;
+                    expected.entry((window.variant, vector)).or_default();
                 }
             }
+        }
+        for ((variant, vector), bundle) in expected {
+            let bundle = bundle.filter(|_| self.tables.lines.is_none());
+            let access = Access { vector, aliased: false, clear: self.zero_gradients, bundle };
+            self.kernels.build(&self.gpu, &self.plan, variant, access)?;
         }
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! Pipelines and bind group layouts, each built once for a device.
 
 use std::collections::HashMap;
+use std::num::NonZeroU32;
 use std::sync::{Mutex, PoisonError};
 
 use super::context::Gpu;
@@ -13,6 +14,36 @@ pub enum Kind {
     Uniform,
     Read,
     Write,
+    /// Arrays of so many.
+    ReadMany(NonZeroU32),
+    WriteMany(NonZeroU32),
+}
+
+impl Kind {
+    /// An array of such bindings, where there is to be one.
+    pub fn in_array(self, size: Option<NonZeroU32>) -> Self {
+        match (self, size) {
+            (Self::Read, Some(size)) => Self::ReadMany(size),
+            (Self::Write, Some(size)) => Self::WriteMany(size),
+            (kind, _) => kind,
+        }
+    }
+
+    fn layout_entry(self, binding: u32) -> wgpu::BindGroupLayoutEntry {
+        let (ty, count) = match self {
+            Self::Uniform => (wgpu::BufferBindingType::Uniform, None),
+            Self::Read => (wgpu::BufferBindingType::Storage { read_only: true }, None),
+            Self::Write => (wgpu::BufferBindingType::Storage { read_only: false }, None),
+            Self::ReadMany(size) => (wgpu::BufferBindingType::Storage { read_only: true }, Some(size)),
+            Self::WriteMany(size) => (wgpu::BufferBindingType::Storage { read_only: false }, Some(size)),
+        };
+        wgpu::BindGroupLayoutEntry {
+            binding,
+            visibility: wgpu::ShaderStages::COMPUTE,
+            ty: wgpu::BindingType::Buffer { ty, has_dynamic_offset: false, min_binding_size: None },
+            count,
+        }
+    }
 }
 
 /// Bindings of one group.
@@ -58,23 +89,7 @@ impl Gpu {
         if let Some(layout) = layouts.get(bindings) {
             return Ok(layout.clone());
         }
-        let entries: Vec<_> = bindings
-            .iter()
-            .map(|(binding, kind)| wgpu::BindGroupLayoutEntry {
-                binding: *binding,
-                visibility: wgpu::ShaderStages::COMPUTE,
-                ty: wgpu::BindingType::Buffer {
-                    ty: match kind {
-                        Kind::Uniform => wgpu::BufferBindingType::Uniform,
-                        Kind::Read => wgpu::BufferBindingType::Storage { read_only: true },
-                        Kind::Write => wgpu::BufferBindingType::Storage { read_only: false },
-                    },
-                    has_dynamic_offset: false,
-                    min_binding_size: None,
-                },
-                count: None,
-            })
-            .collect();
+        let entries: Vec<_> = bindings.iter().map(|(binding, kind)| kind.layout_entry(*binding)).collect();
         let layout = self.scoped("bind group layout", |device| {
             device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: None, entries: &entries })
         })?;

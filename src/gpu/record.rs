@@ -1,6 +1,6 @@
 //! One step, recorded.
 
-use super::bindings::BoundSpan;
+use super::bindings::BoundDispatch;
 use super::by_line::{Lines, Sum};
 use super::kernels::{Kernels, SpanKernels};
 use super::tables::{Tables, Watch};
@@ -13,7 +13,7 @@ pub struct Recorder<'a> {
     pub limits: &'a DeviceLimits,
     pub tables: &'a Tables,
     pub kernels: &'a Kernels,
-    pub spans: &'a [BoundSpan],
+    pub dispatches: &'a [BoundDispatch],
     /// Where the step is looked at for its health.
     pub watch: Option<&'a Watch>,
 }
@@ -51,25 +51,25 @@ impl Recorder<'_> {
         self.each(pass, &self.tables.evaluate, |k| k.evaluate.as_ref());
     }
 
-    /// One dispatch for each span whose kernels have that pipeline. What neighbours share is set once: a
-    /// model in buffers of its own has a span a tensor.
-    fn spans<'k>(
+    /// Those whose kernels have that pipeline. What neighbours share is set once: a model in buffers of its own
+    /// can have a dispatch a tensor.
+    fn all<'k>(
         &'k self,
         pass: &mut wgpu::ComputePass<'_>,
-        group: impl Fn(&BoundSpan) -> &wgpu::BindGroup,
+        group: impl Fn(&BoundDispatch) -> &wgpu::BindGroup,
         choose: impl Fn(&'k SpanKernels, usize) -> Option<(&'k wgpu::ComputePipeline, &'k wgpu::BindGroup)>,
     ) {
         let mut last = None;
-        for span in self.spans {
-            let code = (span.variant, span.access);
-            let kernels = self.kernels.span(span.variant, span.access);
-            let Some((pipeline, tables)) = kernels.and_then(|k| choose(k, span.variant)) else { continue };
+        for dispatch in self.dispatches {
+            let code = (dispatch.variant, dispatch.access);
+            let kernels = self.kernels.of(dispatch.variant, dispatch.access);
+            let Some((pipeline, tables)) = kernels.and_then(|k| choose(k, dispatch.variant)) else { continue };
             if last.replace(code) != Some(code) {
                 pass.set_pipeline(pipeline);
                 pass.set_bind_group(1, tables, &[]);
             }
-            pass.set_bind_group(0, group(span), &[]);
-            pass.dispatch_workgroups(span.workgroups[0], span.workgroups[1], 1);
+            pass.set_bind_group(0, group(dispatch), &[]);
+            pass.dispatch_workgroups(dispatch.workgroups[0], dispatch.workgroups[1], 1);
         }
     }
 
@@ -79,7 +79,7 @@ impl Recorder<'_> {
         tables: &'k wgpu::BindGroup,
         kernel: impl Fn(&SpanKernels) -> Option<&wgpu::ComputePipeline>,
     ) {
-        self.spans(pass, |span| &span.scan, |k, _| Some((kernel(k)?, tables)));
+        self.all(pass, |dispatch| &dispatch.scan, |k, _| Some((kernel(k)?, tables)));
     }
 
     /// `sets` of parts, one after the other.
@@ -111,12 +111,12 @@ impl Recorder<'_> {
             pass.dispatch_workgroups(x, y, 1);
             return;
         }
-        for span in self.spans {
-            let kernels = self.kernels.span(span.variant, span.access);
-            let (Some(bound), Some(kernels)) = (&span.lines, kernels) else { continue };
+        for dispatch in self.dispatches {
+            let kernels = self.kernels.of(dispatch.variant, dispatch.access);
+            let (Some(bound), Some(kernels)) = (&dispatch.lines, kernels) else { continue };
             let (pipeline, group, [x, y]) = match kind {
                 Pass::SumUnits => (&kernels.sum_units, &bound.units, bound.unit_workgroups),
-                _ => (&kernels.sum_lines, &span.scan, bound.gradient_workgroups),
+                _ => (&kernels.sum_lines, &dispatch.scan, bound.gradient_workgroups),
             };
             if let Some(pipeline) = pipeline.as_ref().filter(|_| x > 0) {
                 pass.set_pipeline(pipeline);
@@ -141,9 +141,9 @@ impl Recorder<'_> {
     }
 
     fn update(&self, pass: &mut wgpu::ComputePass<'_>) {
-        self.spans(
+        self.all(
             pass,
-            |span| &span.update,
+            |dispatch| &dispatch.update,
             |kernels, variant| {
                 let by_sums = self.plan.variants[variant].measures();
                 match (self.watch, &kernels.watched_update) {
@@ -164,6 +164,6 @@ impl Recorder<'_> {
         tables: &'k wgpu::BindGroup,
         pipeline: impl Fn(&SpanKernels) -> Option<&wgpu::ComputePipeline>,
     ) {
-        self.spans(pass, |span| &span.update, |k, _| Some((pipeline(k)?, tables)));
+        self.all(pass, |dispatch| &dispatch.update, |k, _| Some((pipeline(k)?, tables)));
     }
 }

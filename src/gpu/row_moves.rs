@@ -1,6 +1,6 @@
 //! Rows of a tensor, moved on the GPU with all their slots.
 
-use wgpu::{BufferBinding, BufferUsages};
+use wgpu::{BindingResource, BufferBinding, BufferUsages};
 
 use super::bindings::WindowBuffers;
 use super::context::Gpu;
@@ -147,12 +147,12 @@ impl<'a> RowMove<'a> {
             table,
         };
         let rows = self.gpu.buffer_of("rows", bytemuck::bytes_of(&rows), BufferUsages::UNIFORM)?;
-        fn bind((buffer, offset, size): &(wgpu::Buffer, u64, u64)) -> BufferBinding<'_> {
-            BufferBinding { buffer, offset: *offset, size: std::num::NonZeroU64::new(*size) }
+        fn bind((buffer, offset, size): &(wgpu::Buffer, u64, u64)) -> BindingResource<'_> {
+            BindingResource::Buffer(BufferBinding { buffer, offset: *offset, size: std::num::NonZeroU64::new(*size) })
         }
         let entries = [
-            (0, rows.as_entire_buffer_binding()),
-            (1, self.sources.as_entire_buffer_binding()),
+            (0, rows.as_entire_binding()),
+            (1, self.sources.as_entire_binding()),
             (2, bind(&before)),
             (3, bind(&after)),
         ];

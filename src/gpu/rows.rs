@@ -39,7 +39,7 @@ pub struct BlockRow {
     pub spare: [u32; 2],
 }
 
-/// `Span` of `shaders/blocks.wgsl`.
+/// `Span` of `shaders/span.wgsl`.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Pod, Zeroable)]
 pub struct SpanRow {
@@ -50,6 +50,16 @@ pub struct SpanRow {
     pub unit_jobs: u32,
     pub first_line_job: u32,
     pub line_jobs: u32,
+    pub spare: u32,
+}
+
+/// `Assignment` of `shaders/bundle.wgsl`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+pub struct AssignmentRow {
+    pub row: u32,
+    pub member: u32,
+    pub gradient_shift: u32,
     pub spare: u32,
 }
 

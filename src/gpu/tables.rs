@@ -339,22 +339,23 @@ impl Tables {
         let scanned = [block_rows, settings, &self.absent, &gradient_partials, &self.control];
         let values = self.lines.as_ref().map(|lines| &lines.values);
         let updated = [block_rows, settings, verdicts, lanes, &update_partials].into_iter().chain(values);
-        let part = |buffer, offset, size| wgpu::BufferBinding { buffer, offset, size: wgpu::BufferSize::new(size) };
-        let sum = |parts: wgpu::BufferBinding<'_>, sums: wgpu::BufferBinding<'_>| {
-            let uniform = settings.as_entire_buffer_binding();
-            let entries = [(0, uniform), (1, rows.as_entire_buffer_binding()), (2, parts), (3, sums)];
+        let part = |buffer, offset, size| {
+            wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer, offset, size: wgpu::BufferSize::new(size) })
+        };
+        let sum = |parts: wgpu::BindingResource<'_>, sums: wgpu::BindingResource<'_>| {
+            let entries = [(0, settings.as_entire_binding()), (1, rows.as_entire_binding()), (2, parts), (3, sums)];
             gpu.bind_group("watched sums", &gpu.layout(&sum_bindings())?, &entries)
         };
         Ok(Watch {
             scan: gpu.bind_all("watch", &scan_bindings(), &scanned)?,
-            sum_gradients: sum(gradient_partials.as_entire_buffer_binding(), gradient_sums.as_entire_buffer_binding())?,
-            sum_measures: sum(self.partials.as_entire_buffer_binding(), part(&update_partials, 0, 2 * tensors))?,
+            sum_gradients: sum(gradient_partials.as_entire_binding(), gradient_sums.as_entire_binding())?,
+            sum_measures: sum(self.partials.as_entire_binding(), part(&update_partials, 0, 2 * tensors))?,
             update: gpu.bind_all(
                 "watched update",
                 &watched_bindings(self.lines.is_some()),
                 &updated.collect::<Vec<_>>(),
             )?,
-            sum_updates: sum(part(&update_partials, parts_at, 2 * blocks), update_sums.as_entire_buffer_binding())?,
+            sum_updates: sum(part(&update_partials, parts_at, 2 * blocks), update_sums.as_entire_binding())?,
             gradient_partials,
             update_partials,
             gradient_sums,

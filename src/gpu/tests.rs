@@ -1,12 +1,14 @@
 //! What the host and the composed kernels must agree on, by reflection: rows, scalars, slots,
 //! constants and bindings. Needs no device. `tests/shaders.rs` checks that every kernel is valid.
 
+use std::num::NonZeroU32;
+
 use naga::{AddressSpace, ScalarKind, StorageAccess, TypeInner};
 
 use super::pipelines::{Bindings, Kind};
 use super::{bindings, by_line, lines, row_moves, rows, tables};
 use crate::gradient::{GradientConfig, NORM_EPS, UNIT_EPS};
-use crate::layout::BLOCK;
+use crate::layout::{BLOCK, BUNDLE_ARRAYS};
 use crate::rule::Rule;
 use crate::shader::{self, Access, ByLine, Kernel, WORKGROUP};
 use crate::step::{Plan, Variant};
@@ -65,6 +67,8 @@ macro_rules! members {
     }};
 }
 
+const BUNDLE: Option<NonZeroU32> = NonZeroU32::new(16);
+
 fn plain() -> GradientConfig {
     GradientConfig::default()
 }
@@ -94,7 +98,12 @@ fn variant(rule: &dyn Rule) -> Variant {
 }
 
 fn accesses() -> impl Iterator<Item = Access> {
-    (0..8).map(|i| Access { vector: i & 1 != 0, aliased: i & 2 != 0, clear: i & 4 != 0 })
+    (0..16).map(|i| Access {
+        vector: i & 1 != 0,
+        aliased: i & 2 != 0,
+        clear: i & 4 != 0,
+        bundle: BUNDLE.filter(|_| i & 8 != 0),
+    })
 }
 
 fn prepare() -> naga::Module {
@@ -106,7 +115,7 @@ fn update(rule: &dyn Rule, access: Access) -> naga::Module {
 }
 
 fn update_of(name: &str) -> naga::Module {
-    update(rules::by_name(name).unwrap().as_ref(), Access { vector: true, aliased: false, clear: false })
+    update(rules::by_name(name).unwrap().as_ref(), Access { vector: true, ..Access::default() })
 }
 
 /// The members of a struct of a module, and its size. A last array without a length is left out: it
@@ -168,7 +177,9 @@ fn bound(module: &naga::Module, group: u32) -> Bindings {
             AddressSpace::Storage { .. } => Kind::Read,
             other => panic!("{other:?} is bound"),
         };
-        found.push((binding.binding, kind));
+        // Their size is the layout's to say.
+        let is_array = matches!(module.types[variable.ty].inner, TypeInner::BindingArray { .. });
+        found.push((binding.binding, kind.in_array(BUNDLE.filter(|_| is_array))));
     }
     found.sort_by_key(|(index, _)| *index);
     found
@@ -210,6 +221,7 @@ fn rows_equal_the_structs_of_every_kernel() {
         line_jobs,
         spare,
     });
+    let assignment = members!(AssignmentRow { row, member, gradient_shift, spare });
     let tensor = members!(TensorRow { lane, live, first_partial, partials, elements, averages, key, spare });
     let control = members!(Control {
         taken,
@@ -267,17 +279,18 @@ fn rows_equal_the_structs_of_every_kernel() {
 
     let lamb = rules::Lamb::default();
     let plan = full(&lamb);
-    let access = Access { vector: true, aliased: false, clear: false };
+    let access = Access { vector: true, ..Access::default() };
     let code = &plan.variants[0];
     let (gradient, weights) = (&plan.gradient, &plan.weights);
     let kernels = [
-        shader::scan(code, gradient, true),
+        shader::scan(code, gradient, access),
+        shader::scan(code, gradient, Access { bundle: BUNDLE, ..access }),
         shader::sums(),
         shader::prepare(&plan),
         shader::measure(code, gradient, access),
         shader::update(code, gradient, weights, access, true),
-        shader::weigh(code, weights, true),
-        shader::limit(code, weights, true),
+        shader::weigh(code, weights, access),
+        shader::limit(code, weights, access),
         shader::average(code, access),
         shader::swap(code, access),
         shader::sum_lines(code, gradient, ByLine::Units),
@@ -293,6 +306,7 @@ fn rows_equal_the_structs_of_every_kernel() {
             ("Settings", &settings),
             ("Block", &block),
             ("Span", &span),
+            ("Assignment", &assignment),
             ("Tensor", &tensor),
             ("Control", &control),
             ("Partial", &partial),
@@ -310,7 +324,7 @@ fn rows_equal_the_structs_of_every_kernel() {
             }
         }
     }
-    assert_eq!(seen.len(), 13, "{seen:?}");
+    assert_eq!(seen.len(), 14, "{seen:?}");
 }
 
 #[test]
@@ -357,10 +371,10 @@ fn scalars_and_slots_are_the_members_of_a_rules_structs() {
 
 #[test]
 fn kernels_bind_what_the_layouts_declare() {
-    for vector in [false, true] {
-        let scan = module(&shader::scan(&variant(&rules::AdamW::default()), &plain(), vector));
+    for access in accesses() {
+        let scan = module(&shader::scan(&variant(&rules::AdamW::default()), &plain(), access));
         assert_eq!(groups(&scan), 2);
-        assert_eq!(bound(&scan, 0), bindings::scan_bindings(false));
+        assert_eq!(bound(&scan, 0), bindings::scan_bindings(access.bundle, false));
         assert_eq!(bound(&scan, 1), tables::scan_bindings());
     }
     let prepare = prepare();
@@ -390,8 +404,10 @@ fn kernels_bind_what_the_layouts_declare() {
             }
         }
         let plan = full(rule.as_ref());
-        let scan = module(&shader::scan(&plan.variants[0], &plan.gradient, true));
-        assert_eq!(bound(&scan, 0), bindings::scan_bindings(true));
+        for access in accesses() {
+            let scan = module(&shader::scan(&plan.variants[0], &plan.gradient, access));
+            assert_eq!(bound(&scan, 0), bindings::scan_bindings(access.bundle, true));
+        }
     }
 }
 
@@ -402,8 +418,8 @@ fn check_span_kernels(plan: &Plan, code: &Variant, access: Access, by_line: bool
     let mut kernels = vec![
         (shader::update(code, gradient, weights, access, true), tables::watched_bindings(by_line)),
         (shader::update(code, gradient, weights, access, false), tables::update_bindings(code.measures(), by_line)),
-        (shader::weigh(code, weights, access.vector), tables::weigh_bindings()),
-        (shader::limit(code, weights, access.vector), tables::limit_bindings()),
+        (shader::weigh(code, weights, access), tables::weigh_bindings()),
+        (shader::limit(code, weights, access), tables::limit_bindings()),
         (shader::average(code, access), tables::update_bindings(false, false)),
         (shader::swap(code, access), tables::swap_bindings()),
     ];
@@ -429,7 +445,7 @@ fn kernels_by_line_bind_what_the_layouts_declare() {
             let clips = clip_adaptive.is_some();
             for (by, span, values) in [
                 (ByLine::Units, bindings::unit_bindings(accumulates), false),
-                (ByLine::Gradients, bindings::scan_bindings(accumulates), clips),
+                (ByLine::Gradients, bindings::scan_bindings(None, accumulates), clips),
                 (ByLine::Rows, Vec::new(), true),
             ] {
                 let module = module(&shader::sum_lines(&variant(&rules::AdamW::default()), &gradient, by));
@@ -445,24 +461,35 @@ fn kernels_by_line_bind_what_the_layouts_declare() {
 fn no_kernel_binds_more_storage_buffers_than_webgpu_promises() {
     let promised = wgpu::Limits::default().max_storage_buffers_per_shader_stage as usize;
     assert_eq!(promised, 8);
-    let access = Access { vector: true, aliased: false, clear: true };
-    let groups = [
-        vec![bindings::scan_bindings(true), tables::scan_bindings()],
+    let mut groups = vec![
         vec![tables::sum_bindings()],
         vec![tables::prepare_bindings()],
-        vec![bindings::update_bindings(access, true, true), tables::update_bindings(true, true)],
-        vec![bindings::update_bindings(access, true, true), tables::watched_bindings(true)],
-        vec![bindings::update_bindings(access, true, true), tables::measure_bindings(true)],
-        vec![bindings::update_bindings(access, true, true), tables::evaluate_bindings(true)],
         vec![bindings::unit_bindings(true), by_line::sum_bindings(false)],
-        vec![bindings::scan_bindings(true), by_line::sum_bindings(true)],
+        vec![bindings::scan_bindings(None, true), by_line::sum_bindings(true)],
         vec![by_line::fold_bindings()],
-        vec![bindings::update_bindings(access, true, true), tables::weigh_bindings()],
-        vec![bindings::update_bindings(access, true, true), tables::limit_bindings()],
-        vec![bindings::update_bindings(access, true, true), tables::swap_bindings()],
     ];
+    for bundle in [None, BUNDLE] {
+        let update = bindings::update_bindings(Access { clear: true, bundle, ..Access::default() }, true, true);
+        groups.push(vec![bindings::scan_bindings(bundle, true), tables::scan_bindings()]);
+        for tables in [
+            tables::update_bindings(true, true),
+            tables::watched_bindings(true),
+            tables::measure_bindings(true),
+            tables::evaluate_bindings(true),
+            tables::weigh_bindings(),
+            tables::limit_bindings(),
+            tables::swap_bindings(),
+        ] {
+            groups.push(vec![update.clone(), tables]);
+        }
+    }
     for bindings in groups {
-        let storage = bindings.iter().flatten().filter(|(_, kind)| *kind != Kind::Uniform).count();
+        // Arrays have a limit of their own.
+        let single = |kind: &Kind| matches!(kind, Kind::Read | Kind::Write);
+        let storage = bindings.iter().flatten().filter(|(_, kind)| single(kind)).count();
         assert!(storage <= promised, "{bindings:?}");
+        let many = |kind: &Kind| matches!(kind, Kind::ReadMany(_) | Kind::WriteMany(_));
+        let arrays = bindings.iter().flatten().filter(|(_, kind)| many(kind)).count();
+        assert!(arrays <= BUNDLE_ARRAYS as usize, "{bindings:?}");
     }
 }

@@ -1,7 +1,7 @@
 //! Layouts as pure plans: that every element is updated once, by a kernel that reaches it, and that
 //! nothing else is. The kernels run without bounds checks on the strength of this.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
 use proptest::prelude::*;
@@ -36,6 +36,7 @@ fn check(placements: &[Placement], gradients: &[Option<GradientPlace>], limits: 
     check_rows(&layout);
     check_state(&layout, placements);
     check_spans(&layout, &by_tensor, gradients, limits);
+    check_dispatches(&layout, gradients, limits);
     layout
 }
 
@@ -189,6 +190,38 @@ fn check_spans(
     }
 }
 
+/// Every span is in exactly one dispatch, with spans of its code, and no array is longer than the device allows, nor
+/// shorter where a few tensors have a gradient than where all have.
+fn check_dispatches(layout: &Layout, gradients: &[Option<GradientPlace>], limits: &DeviceLimits) {
+    let spans = layout.spans(gradients, limits);
+    let mut seen = HashSet::new();
+    let code = |span: &Span| (layout.windows[span.window].variant, span.vector);
+    for bundled in [true, false] {
+        seen.clear();
+        for dispatch in layout.dispatches(spans.clone(), limits, bundled) {
+            let [first, rest @ ..] = dispatch.spans.as_slice() else { panic!("a dispatch of nothing") };
+            assert!(rest.iter().all(|span| code(span) == code(first)));
+            assert!(dispatch.spans.iter().all(|span| seen.insert(span.clone())), "a span is in two dispatches");
+            let planned = layout.bundles(limits).get(&code(first)).copied().flatten();
+            assert!(!bundled || dispatch.bundle >= planned);
+            match dispatch.bundle {
+                Some(size) => {
+                    assert!(bundled && dispatch.spans.len() <= size.get() as usize && size.get() <= limits.bundle);
+                }
+                None => assert!(rest.is_empty()),
+            }
+        }
+        assert_eq!(seen.len(), spans.len(), "a span is in no dispatch");
+    }
+    let counts = spans.iter().fold(HashMap::<_, usize>::new(), |mut counts, span| {
+        *counts.entry(code(span)).or_default() += 1;
+        counts
+    });
+    let many = counts.values().any(|count| *count >= 4) && limits.bundle >= 4;
+    let bundles = layout.dispatches(spans, limits, true).iter().filter(|d| d.bundle.is_some()).count();
+    assert!(!many || bundles > 0, "no bundle of {counts:?}");
+}
+
 fn limits() -> impl Strategy<Value = DeviceLimits> {
     let binding = prop_oneof![
         Just(1u64 << 17),
@@ -200,7 +233,14 @@ fn limits() -> impl Strategy<Value = DeviceLimits> {
     (binding, prop_oneof![Just(16u64), Just(32), Just(256)], prop_oneof![Just(16u32), Just(65_535)]).prop_flat_map(
         |(binding, alignment, workgroups)| {
             let buffer = prop_oneof![Just(binding / 2), Just(binding), Just(1 << 40)];
-            buffer.prop_map(move |buffer| DeviceLimits { binding, buffer, alignment, workgroups })
+            let bundle = prop_oneof![Just(0u32), Just(3), Just(5), Just(1024)];
+            (buffer, bundle).prop_map(move |(buffer, bundle)| DeviceLimits {
+                binding,
+                buffer,
+                alignment,
+                workgroups,
+                bundle,
+            })
         },
     )
 }
@@ -336,7 +376,7 @@ proptest! {
         workgroups in prop_oneof![1u32..100, Just(65_535)],
         share in 0.0f64..=1.0,
     ) {
-        let limits = DeviceLimits { binding: 1 << 20, buffer: 1 << 20, alignment: 256, workgroups };
+        let limits = DeviceLimits { binding: 1 << 20, buffer: 1 << 20, alignment: 256, workgroups, bundle: 0 };
         let most = (u64::from(workgroups) * u64::from(workgroups)).min(u64::from(u32::MAX));
         let count = ((most as f64 * share) as u64).clamp(1, most) as u32;
         let [x, y] = limits.dispatch(count);
@@ -348,7 +388,8 @@ proptest! {
     }
 }
 
-const REAL: DeviceLimits = DeviceLimits { binding: (1 << 31) - 4, buffer: 1 << 48, alignment: 256, workgroups: 65_535 };
+const REAL: DeviceLimits =
+    DeviceLimits { binding: (1 << 31) - 4, buffer: 1 << 48, alignment: 256, workgroups: 65_535, bundle: 0 };
 
 fn alone(elements: u64, offset: u64, padded: bool) -> (Vec<Placement>, Vec<Option<GradientPlace>>) {
     let (params, gradients, slots) = (Format::F32, Format::F32, [StateFormat::F32; 2].into());

@@ -1,7 +1,7 @@
 //! Kernels of what goes by lines of tensors.
 
 use super::storage::{self, add_state};
-use super::{Kernel, add_block_size, add_condition, add_span, add_unit_factors, conditioning, flag, kernel};
+use super::{Access, Kernel, add_block_size, add_condition, add_span, add_unit_factors, conditioning, flag, kernel};
 use crate::gradient::GradientConfig;
 use crate::step::Variant;
 
@@ -26,7 +26,7 @@ pub fn sum_lines(variant: &Variant, gradient: &GradientConfig, by: ByLine) -> Ke
         source.push_str(file!("lines/by_rows.wgsl"));
         return kernel(source, "sum_lines", Vec::new());
     }
-    add_span(&mut source);
+    add_span(&mut source, Access::default());
     add_block_size(&mut source);
     add_condition(&mut source, gradient);
     source.push_str(file!("scale.wgsl"));
@@ -43,7 +43,7 @@ pub fn sum_lines(variant: &Variant, gradient: &GradientConfig, by: ByLine) -> Ke
         add_unit_factors(&mut source, gradient);
     }
     if gradient.accumulates() || (by == ByLine::Units && variant.storage.master) {
-        add_state(&mut source, variant, "read");
+        add_state(&mut source, variant, Access::default(), "read");
     }
     let mut constants = conditioning(gradient);
     constants.push(("SCALE", flag(gradient.needs_factors())));

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::declare;
+use super::{Access, declare};
 use crate::step::{MASTER, Variant};
 use crate::storage::{Format, Noise, Rounding, StateFormat};
 
@@ -33,9 +33,9 @@ pub fn wgsl_conversions(format: Format) -> String {
     source
 }
 
-pub fn add_gradients(source: &mut String, variant: &Variant, vector: bool, access: &str) {
+pub fn add_gradients(source: &mut String, variant: &Variant, access: Access, mode: &str) {
     let format = variant.storage.gradients;
-    source.push_str(match (format == Format::F32, vector) {
+    source.push_str(match (format == Format::F32, access.vector) {
         (true, true) => file!("access/gradients.f32.vector.wgsl"),
         (true, false) => file!("access/gradients.f32.words.wgsl"),
         (false, true) => file!("access/gradients.half.vector.wgsl"),
@@ -43,14 +43,14 @@ pub fn add_gradients(source: &mut String, variant: &Variant, vector: bool, acces
     });
     add_format(source, format);
     add_widen(source, "gradients", format);
-    declare(source, 1, access, "gradients", element_of(format, vector));
+    declare(source, access, 1, mode, "gradients", element_of(format, access.vector));
 }
 
-pub fn add_weights(source: &mut String, variant: &Variant, vector: bool) {
+pub fn add_weights(source: &mut String, variant: &Variant, access: Access) {
     let storage = &variant.storage;
     let format = storage.params;
     source.push_str(if storage.master { file!("weights/master.wgsl") } else { file!("weights/plain.wgsl") });
-    source.push_str(match (format == Format::F32, vector) {
+    source.push_str(match (format == Format::F32, access.vector) {
         (true, true) => file!("access/params.f32.vector.wgsl"),
         (true, false) => file!("access/params.f32.words.wgsl"),
         (false, true) => file!("access/params.half.vector.wgsl"),
@@ -72,7 +72,7 @@ pub fn add_weights(source: &mut String, variant: &Variant, vector: bool) {
         source,
         "fn narrow_params(bits: vec4<u32>, block: Block, i: u32, noise: vec2<u32>) -> vec4<u32> {{\n    return {narrowed};\n}}"
     );
-    declare(source, 0, "read_write", "params", element_of(format, vector));
+    declare(source, access, 0, "read_write", "params", element_of(format, access.vector));
     if storage.master {
         add_engine_word(source, variant, "master_word", MASTER);
     }
@@ -96,7 +96,7 @@ fn element_of(format: Format, vector: bool) -> &'static str {
 }
 
 /// The state buffer, in the longest words that every slot can be reached by.
-pub fn add_state(source: &mut String, variant: &Variant, access: &str) {
+pub fn add_state(source: &mut String, variant: &Variant, access: Access, mode: &str) {
     let shortest = variant.formats().map(StateFormat::quad_words).min();
     let (element, read, write) = match shortest {
         Some(1) => ("u32", file!("access/state/words.wgsl"), file!("access/state/words.write.wgsl")),
@@ -104,10 +104,10 @@ pub fn add_state(source: &mut String, variant: &Variant, access: &str) {
         _ => ("vec4<u32>", file!("access/state/vector.wgsl"), file!("access/state/vector.write.wgsl")),
     };
     source.push_str(read);
-    if access == "read_write" {
+    if mode == "read_write" {
         source.push_str(write);
     }
-    declare(source, 2, access, "state", element);
+    declare(source, access, 2, mode, "state", element);
 }
 
 /// The function that gives the word of four elements in a slot of the engine's own.
@@ -136,7 +136,7 @@ pub fn add_gradient_elements(source: &mut String, variant: &Variant) {
     let format = variant.storage.gradients;
     add_format(source, format);
     add_element(source, "gradient", "gradients", format);
-    declare(source, 1, "read", "gradients", "u32");
+    declare(source, Access::default(), 1, "read", "gradients", "u32");
 }
 
 /// Single weights, by words.
@@ -144,7 +144,7 @@ pub fn add_weight_elements(source: &mut String, variant: &Variant) {
     let format = variant.storage.params;
     add_format(source, format);
     add_element(source, "param", "params", format);
-    declare(source, 0, "read", "params", "u32");
+    declare(source, Access::default(), 0, "read", "params", "u32");
     if !variant.storage.master {
         source.push_str(file!("weights/element.wgsl"));
         return;
@@ -156,9 +156,9 @@ pub fn add_weight_elements(source: &mut String, variant: &Variant) {
 }
 
 fn add_element(source: &mut String, what: &str, buffer: &str, format: Format) {
-    let half = format!("({buffer}[element / 2u] >> (element % 2u * 16u)) & 0xffffu");
+    let half = format!("(read_{buffer}(element / 2u) >> (element % 2u * 16u)) & 0xffffu");
     let bits = match format {
-        Format::F32 => format!("{buffer}[element]"),
+        Format::F32 => format!("read_{buffer}(element)"),
         Format::F16 => format!("widen_f16(vec2<u32>({half}, 0u)).x"),
         Format::Bf16 => format!("widen_bf16(vec2<u32>({half}, 0u)).x"),
     };
@@ -167,7 +167,7 @@ fn add_element(source: &mut String, what: &str, buffer: &str, format: Format) {
 
 /// How a rule's `State` is loaded and stored: slot after slot within a block; those that are off are not
 /// in memory.
-pub fn state_glue(source: &mut String, variant: &Variant) {
+pub fn state_glue(source: &mut String, variant: &Variant, access: Access) {
     if variant.slots.is_empty() {
         source.push_str("struct State {\n    none: vec4<f32>,\n}\n");
     }
@@ -185,7 +185,7 @@ pub fn state_glue(source: &mut String, variant: &Variant) {
                 StateFormat::F32 => format!("unpack(state_f32({first} + i))"),
                 StateFormat::Bf16 => format!("unpack(widen_bf16(state_half({first} + i / 2u)))"),
                 StateFormat::Q8 => {
-                    format!("decode_q8(state[{first} + i / 4u], state[{}], {})", scale(&first), table(slot).0)
+                    format!("decode_q8(read_state({first} + i / 4u), read_state({}), {})", scale(&first), table(slot).0)
                 }
             }
         })
@@ -222,7 +222,7 @@ pub fn state_glue(source: &mut String, variant: &Variant) {
                 let _ = writeln!(stores, "    held_{name} = s.{name};\n    raise_peak({slot}u, i, count, s.{name});");
                 writeln!(
                     settles,
-                    "        let scale{slot} = peak_of({slot}u, i);\n        state[{first} + i / 4u] = encode_q8(held_{name}, scale{slot}, {table}, {zero});\n        if i % 256u == 0u {{\n            state[{}] = scale{slot};\n        }}",
+                    "        let scale{slot} = peak_of({slot}u, i);\n        write_state({first} + i / 4u, encode_q8(held_{name}, scale{slot}, {table}, {zero}));\n        if i % 256u == 0u {{\n            write_state({}, scale{slot});\n        }}",
                     scale(&first)
                 )
             }
@@ -238,6 +238,9 @@ pub fn state_glue(source: &mut String, variant: &Variant) {
         source.push_str(file!("access/state/settle.none.wgsl"));
     } else {
         source.push_str(file!("storage/q8.wgsl"));
+        // wgpu has no uniforms beside arrays of bindings.
+        let space = if access.bundle.is_some() { "storage, read" } else { "uniform" };
+        let _ = writeln!(source, "@group(0) @binding(4) var<{space}> codes: Codes;");
         source.push_str(&held);
         // All scales of before are read, and all threads have said how large their values are.
         let _ = writeln!(
