@@ -53,18 +53,27 @@ fn recording(criterion: &mut Criterion) {
     }
 
     let count = if support::test_mode() { 10 } else { 1000 };
-    let (params, gradients) = (buffers(&gpu, count), [buffers(&gpu, count), buffers(&gpu, count)]);
+    // More sets than the optimizer keeps bind groups for.
+    let gradients: Vec<_> = (0..20).map(|_| buffers(&gpu, count)).collect();
+    let params = buffers(&gpu, count);
     let tensors = params.into_iter().zip(&gradients[0]).enumerate().map(|(i, (params, gradient))| {
         Tensor::new(format!("tensor{i}"), [ELEMENTS as u64], params).with_gradient(gradient.clone())
     });
     let mut optimizer = Optimizer::new(&gpu, &config, tensors).unwrap();
     bench(&format!("{count} buffers"), &mut |encoder| optimizer.step(encoder).unwrap());
     let mut turn = 0;
-    bench(&format!("{count} buffers, gradients elsewhere each step"), &mut |encoder| {
-        turn = 1 - turn;
-        for (tensor, gradient) in gradients[turn].iter().enumerate() {
-            optimizer.set_gradient(tensor, Some(gradient.clone())).unwrap();
-        }
+    for (sets, what) in [(2, "two sets of gradients in turns"), (20, "gradients in new buffers each step")] {
+        bench(&format!("{count} buffers, {what}"), &mut |encoder| {
+            turn = (turn + 1) % sets;
+            for (tensor, gradient) in gradients[turn].iter().enumerate() {
+                optimizer.set_gradient(tensor, Some(gradient.clone())).unwrap();
+            }
+            optimizer.step(encoder).unwrap();
+        });
+    }
+    bench(&format!("{count} buffers, one gradient elsewhere each step"), &mut |encoder| {
+        turn = (turn + 1) % count;
+        optimizer.set_gradient(turn, Some(gradients[turn % 20][turn].clone())).unwrap();
         optimizer.step(encoder).unwrap();
     });
 }

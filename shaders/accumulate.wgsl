@@ -4,7 +4,7 @@
 override KEEP_NONFINITE: bool = true;
 
 // The sum so far and the gradient. What is not finite is marked by its bits: arithmetic on it need not
-// give a NaN.
+// give a NaN, and a compiler may assume that a sum is finite, so that the sum's own bits tell nothing.
 fn with_accumulated(words: vec4<u32>, block: Block, i: u32) -> vec4<u32> {
     let sum = state_f32(block.state + i);
     var fresh = words;
@@ -13,7 +13,9 @@ fn with_accumulated(words: vec4<u32>, block: Block, i: u32) -> vec4<u32> {
     }
     let total = pack(unpack(sum) + unpack(fresh));
     if KEEP_NONFINITE {
-        return select(total, vec4<u32>(0x7fc00000u), nonfinite(sum) | nonfinite(fresh));
+        let half = abs(0.5 * unpack(sum) + 0.5 * unpack(fresh));
+        let overflows = half >= vec4<f32>(0x1p127f);
+        return select(total, vec4<u32>(0x7fc00000u), nonfinite(sum) | nonfinite(fresh) | overflows);
     }
     return total;
 }

@@ -10,7 +10,12 @@ fn average(old: vec4<f32>, value: vec4<f32>, w: f32) -> vec4<f32> {
     return value - (1.0 - w) * (value - old);
 }
 
-// Square that stays finite: an infinite moving average would never come back.
+// The largest number whose square is one in f32.
+const LARGEST_ROOT: f32 = 0x1.fffffep+63f;
+
+// Square that stays finite: an infinite moving average would never come back. Bounded before, not after: a compiler
+// may assume that no product is infinite, and drop the bound.
 fn square(x: vec4<f32>) -> vec4<f32> {
-    return min(x * x, vec4<f32>(0x1.fffffep+127f));
+    let bounded = clamp(x, vec4<f32>(-LARGEST_ROOT), vec4<f32>(LARGEST_ROOT));
+    return bounded * bounded;
 }

@@ -17,8 +17,6 @@ struct Partial {
 
 const LARGE: f32 = 0x1p46f;
 const SMALL: f32 = 0x1p-50f;
-const LARGE_SCALE: f32 = 0x1p-82f;
-const SMALL_SCALE: f32 = 0x1p76f;
 const LARGE_EXPONENT: i32 = 82;
 const SMALL_EXPONENT: i32 = -76;
 
@@ -34,13 +32,22 @@ fn add(a: Partial, b: Partial) -> Partial {
     );
 }
 
+// x * 2^by where neither leaves the normal numbers. In integers: a compiler that regroups the factors of a square
+// would square the scale, and neither 2^152 nor 2^-164 is in f32.
+fn raised(x: vec4<f32>, by: i32) -> vec4<f32> {
+    return bitcast<vec4<f32>>(bitcast<vec4<i32>>(x) + vec4<i32>(by << 23u));
+}
+
 // The sums of squares of four elements at the three scales: small, middle, large.
 fn squares(x: vec4<f32>) -> vec3<f32> {
     let size = abs(x);
     let is_small = size < vec4<f32>(SMALL);
     let is_large = size >= vec4<f32>(LARGE);
-    let small = select(vec4<f32>(), x * SMALL_SCALE, is_small);
-    let large = select(vec4<f32>(), x * LARGE_SCALE, is_large);
+    // First to where subnormal numbers are normal.
+    let normal = x * 0x1p24f;
+    let is_tiny = is_small & (normal != vec4<f32>());
+    let small = select(vec4<f32>(), raised(normal, -SMALL_EXPONENT - 24), is_tiny);
+    let large = select(vec4<f32>(), raised(x, -LARGE_EXPONENT), is_large);
     let middle = select(select(x, vec4<f32>(), is_small), vec4<f32>(), is_large);
     return vec3<f32>(dot(small, small), dot(middle, middle), dot(large, large));
 }
@@ -77,7 +84,7 @@ fn norm_of(total: Partial) -> Scaled {
 // The largest magnitude, at the scale where dividing by it is safe.
 fn largest_scaled(total: Partial) -> Scaled {
     if total.largest >= LARGE {
-        return Scaled(total.largest * LARGE_SCALE, LARGE_EXPONENT);
+        return Scaled(lower(total.largest, LARGE_EXPONENT), LARGE_EXPONENT);
     }
     return Scaled(total.largest, 0);
 }
@@ -85,10 +92,10 @@ fn largest_scaled(total: Partial) -> Scaled {
 // The number in f32, infinite or zero where it leaves it.
 fn plain(x: Scaled) -> f32 {
     if x.exponent > 0 {
-        return x.mantissa / LARGE_SCALE;
+        return x.mantissa * 0x1p82f;
     }
     if x.exponent < 0 {
-        return x.mantissa / SMALL_SCALE;
+        return x.mantissa * 0x1p-76f;
     }
     return x.mantissa;
 }
@@ -113,7 +120,7 @@ fn quotient(limit: f32, x: Scaled) -> Scaled {
 fn clip_factor(x: Scaled, limit: f32, eps: f32) -> Scaled {
     if x.exponent > 0 {
         // x is above 2^46 and eps vanishes beside it.
-        if x.mantissa <= limit * LARGE_SCALE {
+        if x.mantissa <= lower(limit, LARGE_EXPONENT) {
             return Scaled(1.0, 0);
         }
         return quotient(limit, x);

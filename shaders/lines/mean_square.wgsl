@@ -16,7 +16,8 @@ fn factored_mean_square(block: Block, i: u32) -> vec4<f32> {
     for (var k = 0u; k < 4u; k += 1u) {
         let matrix = row / rows;
         let of_row = bitcast<f32>(lines[rows_at + row]) / bitcast<f32>(lines[means_at + matrix]);
-        result[k] = of_row * bitcast<f32>(lines[columns_at + matrix * columns + column]);
+        // By shifting: FXC refuses to write to a component that an index names.
+        result = vec4<f32>(result.yzw, of_row * bitcast<f32>(lines[columns_at + matrix * columns + column]));
         column += 1u;
         if column == columns {
             column = 0u;

@@ -12,7 +12,8 @@ fn by_unit(g: vec4<f32>, block: Block, i: u32) -> vec4<f32> {
     var unit = (block.number * BLOCK + i) % units;
     var factors = vec4<f32>();
     for (var k = 0u; k < 4u; k += 1u) {
-        factors[k] = bitcast<f32>(lines[first + unit]);
+        // By shifting: FXC refuses to write to a component that an index names.
+        factors = vec4<f32>(factors.yzw, bitcast<f32>(lines[first + unit]));
         unit += 1u;
         if unit == units {
             unit = 0u;
