@@ -63,9 +63,14 @@ fn sum_lines(
     let number = job.first_line + line;
     var first = vec3<f32>();
     var second = vec3<f32>();
+    // Whether the stretch of this line meets the job's part of the tensor: the place of its sum is another job's
+    // where it does not.
+    var meets = false;
     if number < lines_of.count {
         let base = number / lines_of.inner * lines_of.outer + number % lines_of.inner;
         let end = min(job.from_element + lines_of.steps, lines_of.length);
+        meets = base + job.from_element * lines_of.stride < job.end_element
+            && base + (end - 1u) * lines_of.stride >= job.first_element;
         for (var k = job.from_element + share; k < end; k += lines_of.threads) {
             let element = base + k * lines_of.stride;
             if element >= job.first_element && element < job.end_element {
@@ -77,7 +82,7 @@ fn sum_lines(
         }
     }
     let place = line * lines_of.threads + share;
-    let writes = share == 0u && number < lines_of.count;
+    let writes = share == 0u && meets;
     let at = lines_of.partials_at + job.part * lines_of.count + number;
     let total = sum_over_line(place, share, lines_of.threads, first);
     if writes {

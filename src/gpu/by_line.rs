@@ -79,11 +79,11 @@ pub fn bytes(tables: &LineTables) -> u64 {
         false => size_of_val(stage.jobs.as_slice()) + size_of_val(stage.folds.as_slice()),
     });
     let sets = tables.sets.len().max(1) * size_of::<LineSet>();
-    (sets + stages.iter().sum::<usize>()) as u64 + partial_bytes(tables) + u64::from(tables.words) * 4
+    (sets + stages.iter().sum::<usize>()) as u64 + partial_bytes(tables) + tables.words * 4
 }
 
 fn partial_bytes(tables: &LineTables) -> u64 {
-    u64::from(tables.partials.max(1)) * 16
+    tables.partials.max(1) * 16
 }
 
 impl Lines {
@@ -94,11 +94,8 @@ impl Lines {
         let sets: &[LineSet] = if tables.sets.is_empty() { &no_set } else { &tables.sets };
         let sets = gpu.buffer_of("line sets", cast_slice(sets), usage)?;
         let partials = gpu.buffer("parts of lines", partial_bytes(&tables), usage)?;
-        let values = gpu.buffer(
-            "values by line",
-            u64::from(tables.words) * 4,
-            usage | BufferUsages::COPY_SRC | BufferUsages::COPY_DST,
-        )?;
+        let values =
+            gpu.buffer("values by line", tables.words * 4, usage | BufferUsages::COPY_SRC | BufferUsages::COPY_DST)?;
         gpu.put(&values, 0, cast_slice(&tables.headers))?;
         let sum = |by: ByLine, stage: &Stage| -> Result<Option<Sum>> {
             if stage.jobs.is_empty() {

@@ -9,6 +9,7 @@ use crate::layout::{BLOCK, Layout};
 use crate::lines::Lines;
 use crate::shader::WORKGROUP;
 use crate::step::Plan;
+use crate::{Error, Result};
 
 /// Elements that a workgroup reads in a job: long enough to pay for the sum over its threads, short
 /// enough to spread.
@@ -18,7 +19,7 @@ const JOB: u64 = 16_384;
 const SIDE_BY_SIDE: u64 = 64;
 
 /// Words behind the last value, which the last lanes of a ragged tensor may read.
-const PADDING: u32 = 16;
+const PADDING: u64 = 16;
 
 pub const UNITS: u32 = 0;
 pub const AVERAGE: u32 = 1;
@@ -32,9 +33,9 @@ pub struct LineTables {
     pub gradients: Stage,
     pub rows: Stage,
     /// Parts of sums, of 16 bytes.
-    pub partials: u32,
+    pub partials: u64,
     /// Words of values, the headers first.
-    pub words: u32,
+    pub words: u64,
     pub headers: Vec<LineHeader>,
 }
 
@@ -61,7 +62,8 @@ impl Stage {
         at(blocks.start)..at(blocks.end)
     }
 
-    /// The jobs of a set in one part of its tensor.
+    /// The jobs of a set in one part of its tensor. Elements of a line ascend, and so do stretches of it and parts of
+    /// the tensor: those that meet are a staircase, and the sum of their numbers is each one's own.
     fn add(&mut self, (index, lines): Set, set: &LineSet, part: u32, place: &LineJob) {
         let lines_here = u64::from(WORKGROUP / set.threads);
         let stretches = lines.length.div_ceil(set.steps.into());
@@ -78,7 +80,7 @@ impl Stage {
                         line_set: index,
                         first_line: first as u32,
                         from_element: from as u32,
-                        part: part * stretches as u32 + stretch as u32,
+                        part: part + stretch as u32,
                         ..*place
                     });
                 }
@@ -93,13 +95,16 @@ impl Stage {
 
 impl LineTables {
     /// `None` where nothing goes by lines.
-    pub fn new(plan: &Plan, layout: &Layout) -> Option<Self> {
+    ///
+    /// # Errors
+    /// There are more sums than a kernel's 32 bits can count.
+    pub fn new(plan: &Plan, layout: &Layout) -> Result<Option<Self>> {
         let tensors = plan.tensors.len();
         let places = places(layout);
         let mut parts = vec![0u32; tensors];
         places.iter().for_each(|(tensor, _, _)| parts[*tensor] += 1);
 
-        let (headers, words) = headers(plan)?;
+        let Some((headers, words)) = headers(plan) else { return Ok(None) };
         let mut tables = Self { headers, words, ..Self::default() };
         let mut of_units = vec![Vec::new(); tensors];
         let mut of_gradients = vec![Vec::new(); tensors];
@@ -129,14 +134,21 @@ impl LineTables {
             }
             sets.into_iter().flatten().for_each(|set| stage.fold(set));
         }
-        Some(tables)
+        let most = tables.partials.max(tables.words);
+        if most > u64::from(u32::MAX) {
+            return Err(Error::Config(format!(
+                "adafactor and gradient.clip_adaptive take fewer than 2^32 sums of lines in all; these tensors take {most}"
+            )));
+        }
+        Ok(Some(tables))
     }
 
     /// A set of lines in a tensor of that many parts, with room for its sums.
     fn set(&mut self, tensor: usize, kind: u32, lines: Lines, out_at: u32, parts: u32) -> Set {
         let threads = threads(lines);
         let steps = (JOB / u64::from(WORKGROUP / threads)).min(lines.length).max(1);
-        let parts = parts * lines.length.div_ceil(steps) as u32;
+        // An empty tensor has neither parts nor stretches.
+        let parts = (parts + lines.length.div_ceil(steps) as u32).saturating_sub(1);
         let set = LineSet {
             tensor: tensor as u32,
             kind,
@@ -147,27 +159,27 @@ impl LineTables {
             outer: lines.outer as u32,
             threads,
             steps: steps as u32,
-            partials_at: self.partials,
+            partials_at: self.partials as u32,
             parts,
             out_at,
         };
         // Of units, gradients and parameters are added up.
         let sums = if kind == UNITS { 2 } else { 1 };
-        self.partials += sums * parts * lines.count as u32;
+        self.partials += sums * u64::from(parts) * lines.count;
         self.sets.push(set);
         (self.sets.len() as u32 - 1, lines)
     }
 }
 
 /// Where each tensor's values by line are, and the words of all. `None` where nothing goes by lines.
-pub fn headers(plan: &Plan) -> Option<(Vec<LineHeader>, u32)> {
+pub fn headers(plan: &Plan) -> Option<(Vec<LineHeader>, u64)> {
     if !plan.by_line() {
         return None;
     }
-    let mut words = 8 * plan.tensors.len() as u32;
+    let mut words = 8 * plan.tensors.len() as u64;
     let mut take = |lines: Lines| {
-        words += lines.count as u32;
-        words - lines.count as u32
+        words += lines.count;
+        (words - lines.count) as u32
     };
     let mut headers = vec![LineHeader::default(); plan.tensors.len()];
     for (t, header) in headers.iter_mut().enumerate().filter(|(t, _)| plan.is_live(*t)) {
@@ -253,7 +265,7 @@ mod tests {
             })
             .collect();
         let layout = Layout::new(&placements, &limits).unwrap();
-        (LineTables::new(&plan, &layout).unwrap(), plan, layout)
+        (LineTables::new(&plan, &layout).unwrap().unwrap(), plan, layout)
     }
 
     /// Plays a stage: which elements each line's parts take in, with one job a part of a line.
@@ -265,10 +277,17 @@ mod tests {
             assert!(job.part < set.parts);
             let lines_here = WORKGROUP / set.threads;
             for line in job.first_line..(job.first_line + lines_here).min(set.count) {
-                assert!(written.insert(set.partials_at + job.part * set.count + line), "a part is written twice");
+                let base = line / set.inner * set.outer + line % set.inner;
+                let end = (job.from_element + set.steps).min(set.length);
+                // As the kernel asks.
+                let meets = base + job.from_element * set.stride < job.end_element
+                    && base + (end - 1) * set.stride >= job.first_element;
+                let part = set.partials_at + job.part * set.count + line;
+                assert!(!meets || written.insert(part), "a part is written twice");
                 for k in job.from_element..(job.from_element + set.steps).min(set.length) {
                     let element = line / set.inner * set.outer + line % set.inner + k * set.stride;
                     if (job.first_element..job.end_element).contains(&element) {
+                        assert!(meets, "an element is left out");
                         seen[job.line_set as usize][element as usize] += 1;
                     }
                 }
@@ -313,6 +332,28 @@ mod tests {
     }
 
     #[test]
+    fn sums_of_a_matrix_in_many_windows_stay_small_beside_it() {
+        // Two gigabytes in windows of 128 MiB.
+        let (tables, _, layout) = tables(&[&[131_072, 4096]], 128 << 20);
+        assert!(layout.windows.len() > 10);
+        let bytes = tables.partials * 16;
+        assert!(bytes < 2 * 131_072 * 4096 * 4 / 20, "{bytes} bytes of sums");
+    }
+
+    #[test]
+    fn more_sums_than_a_kernel_can_count_are_refused() {
+        // A thousand million rows each.
+        let tables = |count: usize| {
+            let specs: Vec<_> = (0..count).map(|i| TensorSpec::new(format!("t{i}"), [1 << 30, 2])).collect();
+            let plan = Plan::new(&OptimizerConfig::new(Adafactor::default()), &specs).unwrap();
+            LineTables::new(&plan, &Layout::default())
+        };
+        assert!(tables(3).is_ok());
+        let error = tables(4).unwrap_err().to_string();
+        assert!(error.contains("2^32"), "{error}");
+    }
+
+    #[test]
     fn sums_and_results_do_not_overlap() {
         let (tables, ..) = tables(&[&[300, 70], &[5], &[40, 3, 3]], 1 << 14);
         let mut sums: Vec<_> = tables
@@ -322,10 +363,10 @@ mod tests {
             .collect();
         sums.sort_by_key(|r| r.start);
         assert!(sums.windows(2).all(|w| w[0].end <= w[1].start), "{sums:?}");
-        assert!(sums.last().unwrap().end <= tables.partials);
+        assert!(u64::from(sums.last().unwrap().end) <= tables.partials);
         let mut results: Vec<_> = tables.sets.iter().map(|s| s.out_at..s.out_at + s.count).collect();
         results.sort_by_key(|r| r.start);
         assert!(results.windows(2).all(|w| w[0].end <= w[1].start), "{results:?}");
-        assert!(results[0].start >= 24 && results.last().unwrap().end + 4 <= tables.words);
+        assert!(results[0].start >= 24 && u64::from(results.last().unwrap().end) + 4 <= tables.words);
     }
 }

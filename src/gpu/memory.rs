@@ -52,7 +52,7 @@ impl Optimizer {
         let placements: Vec<_> = (0..specs.len()).filter(live).map(of_params).collect();
         let gradients: Vec<_> = (0..specs.len()).map(of_gradient).collect();
         let layout = Layout::new(&placements, limits)?;
-        let lines = LineTables::new(&plan, &layout);
+        let lines = LineTables::new(&plan, &layout)?;
         let dispatches = layout.dispatches(layout.spans(&gradients, limits), limits, lines.is_none());
         let tables = [
             step_table::Places::of(&plan).bytes(),

@@ -274,7 +274,7 @@ impl Tables {
         let sum = group("sums", &sum_bindings(), &[&settings, &tensors, &partials, &sums])?;
         let weigh = group("weigh", &weigh_bindings(), &[&blocks, &settings, &verdicts, &partials])?;
         let swap = group("swap", &swap_bindings(), &[&blocks, &settings, &control])?;
-        let lines = match LineTables::new(plan, layout) {
+        let lines = match LineTables::new(plan, layout)? {
             Some(tables) => {
                 let shared = by_line::Shared { settings: &settings, verdicts: &verdicts, lanes: &lanes };
                 Some(Lines::new(gpu, plan, tables, &shared)?)
