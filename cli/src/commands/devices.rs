@@ -1,4 +1,5 @@
 use serde_json::{Value, json};
+use wgpu_optim::Gpu;
 use wgpu_optim::gpu::{adapters, no_adapter_hint};
 use wgpu_optim::wgpu::{Adapter, DeviceType, Features};
 
@@ -20,7 +21,8 @@ pub struct Args {
 }
 
 /// The features that matter here, and what they are good for.
-const FEATURES: [(&str, Features, &str); 4] = [
+const FEATURES: [(&str, Features, &str); 5] = [
+    ("BUFFER_BINDING_ARRAY", Gpu::bundle_features(), "tensors in buffers of their own share a dispatch, up to 1,024"),
     ("TIMESTAMP_QUERY", Features::TIMESTAMP_QUERY, "passes are timed by the GPU's own clock"),
     ("SHADER_F16", Features::SHADER_F16, "kernels of yours may compute in f16; this library only stores in it"),
     ("SUBGROUP", Features::SUBGROUP, "kernels may add up across a subgroup without workgroup memory"),
