@@ -4,7 +4,6 @@
 //! concatenation; options are pipeline-overridable constants.
 
 use std::fmt::Write as _;
-use std::num::NonZeroU32;
 
 use crate::gradient::{GradientConfig, OnNonfinite};
 use crate::layout::BLOCK;
@@ -20,9 +19,12 @@ macro_rules! file {
     };
 }
 
+mod access;
 mod lines;
 mod storage;
 
+pub use access::Access;
+use access::{add_span, declare};
 pub use lines::{ByLine, fold_lines, sum_lines};
 pub use storage::wgsl_conversions;
 use storage::{add_engine_word, add_gradients, add_state, add_weights, state_glue};
@@ -66,26 +68,6 @@ impl Kernel {
             }
         }
         self
-    }
-}
-
-/// How a kernel reaches a span's memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub struct Access {
-    /// By `vec4`, else by words.
-    pub vector: bool,
-    /// Gradients lie in the parameters' buffer, which can only be bound for writing.
-    pub aliased: bool,
-    /// Gradients are zeroed after they are read.
-    pub clear: bool,
-    /// Bindings in an array of them, where a dispatch serves a bundle of spans.
-    pub bundle: Option<NonZeroU32>,
-}
-
-impl Access {
-    /// Whether gradients are bound for writing.
-    pub fn writes_gradients(self) -> bool {
-        self.aliased || self.clear
     }
 }
 
@@ -335,18 +317,6 @@ fn add_blocks(source: &mut String, access: Access) {
     add_span(source, access);
 }
 
-fn add_span(source: &mut String, access: Access) {
-    source.push_str(file!("blocks.wgsl"));
-    source.push_str(file!("storage/f32.wgsl"));
-    if access.bundle.is_some() {
-        source.push_str(file!("bundle.wgsl"));
-        // Before all else, as WGSL wants it, and on the first line, so that errors still name a rule's own lines.
-        source.insert_str(0, "enable wgpu_binding_array; ");
-    } else {
-        source.push_str(file!("span.wgsl"));
-    }
-}
-
 fn add_block_size(source: &mut String) {
     let _ = writeln!(source, "const BLOCK: u32 = {BLOCK}u;");
 }
@@ -384,23 +354,6 @@ fn proposing(variant: &Variant, gradient: &GradientConfig) -> Vec<(&'static str,
     constants.extend(conditioning(gradient));
     constants.push(("SCALE", flag(gradient.needs_factors())));
     constants
-}
-
-/// Declares what a span has in a buffer, and the functions that reach it.
-fn declare(source: &mut String, access: Access, binding: u32, mode: &str, name: &str, element: &str) {
-    let (ty, one) = if access.bundle.is_some() {
-        // naga takes arrays of structs only.
-        let _ = writeln!(source, "struct Bound_{name} {{\n    words: array<{element}>,\n}}");
-        (format!("binding_array<Bound_{name}>"), format!("{name}[assigned.member].words"))
-    } else {
-        (format!("array<{element}>"), name.to_owned())
-    };
-    // Writing to a string cannot fail.
-    let _ = writeln!(source, "@group(0) @binding({binding}) var<storage, {mode}> {name}: {ty};");
-    let _ = writeln!(source, "fn read_{name}(at: u32) -> {element} {{\n    return {one}[at];\n}}");
-    if mode == "read_write" {
-        let _ = writeln!(source, "fn write_{name}(at: u32, words: {element}) {{\n    {one}[at] = words;\n}}");
-    }
 }
 
 /// What ties a rule's `Hyper` and `State` to the rows and the state buffer, member by member.
