@@ -16,6 +16,12 @@ pub fn square<F: Float>(x: F) -> F {
     if square == F::infinity() { F::max_value() } else { square }
 }
 
+/// Number that stays finite as an `F`, as a [`square`] does.
+pub fn held<F: Float>(x: f64) -> F {
+    let x = F::of(x);
+    if x == F::infinity() { F::max_value() } else { x }
+}
+
 /// `1 − βᵗ`, the bias of a moving average after `t` steps from zero. Without cancellation for β near
 /// 1; on the host, since WGSL's `pow` is not precise enough.
 pub fn correction(beta: f64, t: u64) -> f64 {

@@ -125,6 +125,27 @@ fn units_of_six_dimensions_are_refused() {
     assert!(error.to_string().contains("at most 5 dimensions"), "{error}");
 }
 
+/// A gradient whose square leaves f32 does not stay for good.
+#[test]
+fn means_of_huge_gradients_stay_finite() {
+    let gpu = gpu();
+    let specs = [TensorSpec::new("w", [3, 4])];
+    let params = vec![Numbers::new(1).take(12)];
+    let mut model = Model::new(&gpu, &adafactor(), &specs, &params, Place::Arena);
+    let mut oracle = Oracle::new(&adafactor(), &specs, &params);
+    for size in [1.0, 1e22, 1.0, 1.0] {
+        let gradients = vec![Numbers::new(2).take(12).into_iter().map(|g| g * size).collect::<Vec<_>>()];
+        model.step(&gradients);
+        oracle.step_all(&gradients);
+        let state = model.optimizer.state_blocking().unwrap();
+        let peer = oracle.peer.optimizer.state();
+        for (slot, values) in state.tensors.iter().chain(&peer.tensors).flat_map(|t| &t.slots) {
+            assert!(values.iter().all(|x| x.is_finite()), "{slot} after {size:e}: {values:?}");
+        }
+        assert!(model.params().iter().chain(&oracle.peer.params).flatten().all(|x| x.is_finite()));
+    }
+}
+
 /// Gradients whose squares leave f32: units keep their factors.
 #[test]
 fn units_of_huge_and_tiny_gradients_are_clipped() {

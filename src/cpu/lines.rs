@@ -3,7 +3,7 @@
 use super::Dense;
 use super::passes::{TensorStep, map};
 use crate::lines::Lines;
-use crate::maths::average;
+use crate::maths::{average, held};
 use crate::step::Plan;
 use crate::twin::{Element, condition};
 
@@ -46,7 +46,7 @@ pub fn average_lines<F: Element>(dense: &mut [Dense<'_, F>], plan: &Plan, steps:
             let gradient = d.whole_gradient();
             let squares = sums(lines, |e| step.square(gradient, e));
             for (mean, sum) in d.factors[place].iter_mut().zip(squares) {
-                *mean = average(*mean, F::of(sum / lines.length as f64), weight);
+                *mean = average(*mean, held(sum / lines.length as f64), weight);
             }
         }
         let rows = &d.factors[0];
