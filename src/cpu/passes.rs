@@ -67,20 +67,10 @@ pub fn map<T: Send, R: Send>(items: Vec<T>, f: impl Fn(T) -> R + Send + Sync) ->
 /// What holds for every tensor of a step.
 fn settings(plan: &Plan) -> UpdateSettings {
     UpdateSettings {
-        lr: 0.0,
-        coupled: 0.0,
-        lr_decoupled: 0.0,
-        in_ratio: 0.0,
-        sign: 1.0,
-        unscale: 1.0,
-        coefficient: 1.0,
         clip_value: plan.gradient.clip_value,
         zero_nonfinite: plan.gradient.on_nonfinite == OnNonfinite::Zero,
-        cautious: None,
-        norms: None,
-        elements: 0.0,
-        share: None,
         weight_clip: plan.weights.clip_value,
+        ..UpdateSettings::default()
     }
 }
 
@@ -225,17 +215,10 @@ pub fn limit<F: Element>(dense: &mut [Dense<'_, F>], plan: &Plan) {
         let storage = plan.variant_of(d.tensor).storage;
         // The step is counted by now.
         let noise = Noise { key: plan.noise_key(d.tensor), steps: (*d.steps - 1) as u32 }.of_limit();
-        let copy = match &mut d.master {
-            Some(master) => {
-                map(master.chunks_mut(TASK).collect(), scale);
-                master.to_vec()
-            }
-            None => {
-                map(d.params.chunks_mut(TASK).collect(), scale);
-                d.params.to_vec()
-            }
-        };
+        let weights = d.master.as_mut().map_or(&mut *d.params, |master| master.as_mut_slice());
+        map(weights.chunks_mut(TASK).collect(), scale);
         if storage.params != Format::F32 {
+            let copy = weights.to_vec();
             Rounds { storage, noise, first: 0 }.write(&copy, d.params);
         }
     }

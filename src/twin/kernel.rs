@@ -7,7 +7,7 @@ use crate::hyper::Scalars;
 use crate::lines::{Lines, Matrices};
 
 /// What the engine does around the rule for every element of a block.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub struct UpdateSettings {
     /// What multiplies the direction.
@@ -38,6 +38,28 @@ pub struct UpdateSettings {
     pub share: Option<f64>,
     /// Limit of each parameter.
     pub weight_clip: Option<f64>,
+}
+
+/// Gradients as they are, and no step.
+impl Default for UpdateSettings {
+    fn default() -> Self {
+        Self {
+            lr: 0.0,
+            coupled: 0.0,
+            lr_decoupled: 0.0,
+            in_ratio: 0.0,
+            sign: 1.0,
+            unscale: 1.0,
+            coefficient: 1.0,
+            clip_value: None,
+            zero_nonfinite: false,
+            cautious: None,
+            norms: None,
+            elements: 0.0,
+            share: None,
+            weight_clip: None,
+        }
+    }
 }
 
 /// What a block's update adds up to.

@@ -259,6 +259,23 @@ mod tests {
     use crate::wide::{at, levels};
 
     #[test]
+    fn settings_left_out_change_no_gradient() {
+        let outcome = |settings: UpdateSettings| {
+            let (mut params, gradients, mut slot) = ([0.5f32, 0.5], [2.0, -3.0], [0.0; 2]);
+            let rule = crate::rules::Sgd { momentum: 0.9, ..Default::default() };
+            let slots = std::iter::once(slot.as_mut_slice()).collect();
+            let (active, scalars) = ([0], rule.scalars(1));
+            let by_line = ByLine::default();
+            let (gradients, active, scalars) = (&gradients, &active, &scalars);
+            let block = Block { params: &mut params, gradients, slots, active, scalars, settings, by_line };
+            dispatch::<_, _, false>(&rule, block);
+            (params, slot)
+        };
+        // The first buffer is the gradient.
+        assert_eq!(outcome(UpdateSettings::default()), ([0.5; 2], [2.0, -3.0]));
+    }
+
+    #[test]
     fn neither_vectors_nor_shortcuts_change_a_bit() {
         let rule = AdamW { amsgrad: true, ..AdamW::default() };
         // An odd length; magnitudes from 1e-20 to 1e16, both signs.
