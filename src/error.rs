@@ -101,6 +101,16 @@ pub enum Error {
         /// The compiler's words, with the rule file's own line numbers.
         reason: String,
     },
+    /// A slot of a rule from outside cannot be called so.
+    #[error("slot {slot:?} of rule {rule:?}: {problem}")]
+    Slot {
+        /// The rule's name.
+        rule: String,
+        /// The slot's name.
+        slot: String,
+        /// What is wrong and what is allowed.
+        problem: String,
+    },
     /// A rule's WGSL and its twin do not compute the same.
     #[error("rule {rule:?} and its twin disagree: {reason}")]
     Twin {

@@ -46,7 +46,15 @@ pub struct Plan {
     pub schedule: Schedule,
     /// Seed of what is rounded stochastically.
     pub seed: u64,
-    /// Asked for at every step, so found once.
+    /// What tensors that are updated need. Asked for at every step, so found once.
+    needs: Needs,
+}
+
+/// What any tensor that is updated needs.
+#[derive(Debug, Clone, Copy)]
+struct Needs {
+    measures: bool,
+    averages: bool,
     factors: bool,
 }
 
@@ -135,8 +143,14 @@ impl Plan {
             });
         }
         let live = |t: &&PlannedTensor| t.elements > 0 && !groups[t.group].frozen;
+        let any = |of: &dyn Fn(&Variant) -> bool| tensors.iter().filter(live).any(|t| of(&variants[t.variant]));
+        let needs = Needs {
+            measures: any(&Variant::measures),
+            averages: any(&Variant::averages),
+            factors: any(&|v| v.factored),
+        };
         Ok(Self {
-            factors: tensors.iter().filter(live).any(|t| variants[t.variant].factored),
+            needs,
             tensors,
             groups,
             variants,
@@ -150,12 +164,12 @@ impl Plan {
 
     /// Whether any tensor's update must be measured first.
     pub fn measures(&self) -> bool {
-        self.variants.iter().any(Variant::measures)
+        self.needs.measures
     }
 
     /// Whether any tensor's iterates are averaged.
     pub fn averages(&self) -> bool {
-        self.variants.iter().any(Variant::averages)
+        self.needs.averages
     }
 
     /// What a tensor's kept slots start from, in the order of the state's memory.
@@ -246,7 +260,7 @@ impl Plan {
 
     /// Whether any tensor's mean square is kept by rows and columns.
     pub(crate) fn factors(&self) -> bool {
-        self.factors
+        self.needs.factors
     }
 
     /// Whether the tensor is ever updated: not frozen, not empty.
@@ -297,12 +311,27 @@ fn planned_group(
             reason: format!("a rule has at most {MAX_SCALARS} scalars and {MAX_SLOTS} slots"),
         });
     }
+    check_slots(rule.as_ref())?;
     let mut code = |factored| {
         let code = Code { rule: rule.as_ref(), common: &common, storage, factored };
         variant_of(code, config, variants)
     };
     let variants = [code(false), code(factors(rule.as_ref()))];
     Ok(PlannedGroup { pattern, rule, common, storage, variants, frozen })
+}
+
+/// State is known by tensor and slot, so names must differ among each other and from the engine's own.
+fn check_slots(rule: &dyn Rule) -> Result<()> {
+    let mut known: Vec<_> =
+        [ACCUMULATOR, EMA, MASTER].into_iter().chain(FACTORS).map(|name| (name, "the engine's")).collect();
+    for slot in rule.slots() {
+        if let Some((_, whose)) = known.iter().find(|(name, _)| *name == slot.name) {
+            let problem = format!("it is {whose} already; every slot needs a name of its own");
+            return Err(Error::Slot { rule: rule.name().to_owned(), slot: slot.name.to_owned(), problem });
+        }
+        known.push((slot.name, "the rule's"));
+    }
+    Ok(())
 }
 
 /// Whether a rule's mean square of matrices is kept by rows and columns.

@@ -9,9 +9,11 @@ use std::borrow::Cow;
 
 use example::{Signum, SignumHyper};
 use wgpu_optim::schedule::Cosine;
+use wgpu_optim::step::Plan;
 use wgpu_optim::storage::{Format, Rounding, StateFormat, StorageConfig};
 use wgpu_optim::{
-    Decay, Error, Float, OptimizerConfig, OptionError, OptionValue, Options, Rule, Scalars, Slot, Twin, verify,
+    Decay, Error, Float, OptimizerConfig, OptionError, OptionValue, Options, Rule, Scalars, Slot, TensorSpec, Twin,
+    verify,
 };
 
 #[test]
@@ -27,6 +29,7 @@ struct Broken {
     inner: Signum,
     wgsl: Cow<'static, str>,
     factor: f64,
+    slots: Vec<Slot>,
 }
 
 impl Options for Broken {
@@ -52,7 +55,7 @@ impl Rule for Broken {
         self.inner.decay()
     }
     fn slots(&self) -> Vec<Slot> {
-        self.inner.slots()
+        self.slots.clone()
     }
     fn wgsl(&self) -> &str {
         &self.wgsl
@@ -81,7 +84,23 @@ impl Twin for Broken {
 }
 
 fn broken(wgsl: impl Into<Cow<'static, str>>, factor: f64) -> Broken {
-    Broken { inner: Signum::default(), wgsl: wgsl.into(), factor }
+    let inner = Signum::default();
+    Broken { slots: inner.slots(), inner, wgsl: wgsl.into(), factor }
+}
+
+#[test]
+fn a_slot_needs_a_name_of_its_own() {
+    let sound = || broken(Signum::default().wgsl().to_owned(), 1.0);
+    let specs = [TensorSpec::new("w", [2, 2])];
+    for name in ["ema", "master", "grad_accumulator", "row_var", "col_var", sound().slots[0].name] {
+        let mut rule = sound();
+        rule.slots.push(Slot::signed(name));
+        let error = Plan::new(&OptimizerConfig::new(rule), &specs).unwrap_err();
+        assert!(matches!(&error, Error::Slot { rule, slot, .. } if rule == "broken" && slot == name), "{error}");
+    }
+    let mut rule = sound();
+    rule.slots.push(Slot::signed("its_own"));
+    Plan::new(&OptimizerConfig::new(rule), &specs).unwrap();
 }
 
 #[test]

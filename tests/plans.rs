@@ -141,6 +141,27 @@ proptest! {
 }
 
 #[test]
+fn only_tensors_that_are_updated_ask_for_passes() {
+    let specs = [TensorSpec::new("w", [4, 4]), TensorSpec::new("other", [3]), TensorSpec::new("empty", [0])];
+    for (rule, of) in [("lamb", Plan::measures as fn(&Plan) -> bool), ("schedule_free_adamw", Plan::averages)] {
+        let needs = |pattern: &str, frozen: bool| {
+            let mut group = Group::matching(pattern);
+            group.rule = Some(wgpu_optim::rules::by_name(rule).unwrap());
+            group.frozen = frozen;
+            of(&Plan::new(&OptimizerConfig::new(AdamW::default()).group(group), &specs).unwrap())
+        };
+        assert!(needs("other", false), "{rule}");
+        assert!(!needs("other", true) && !needs("empty", false), "{rule}");
+        let all_else = OptimizerConfig::named(rule).unwrap().group({
+            let mut group = Group::matching("*");
+            group.rule = Some(Box::new(AdamW::default()));
+            group
+        });
+        assert!(!of(&Plan::new(&all_else, &specs).unwrap()), "{rule} serves no tensor");
+    }
+}
+
+#[test]
 fn a_model_of_2_to_the_33_elements_is_planned_and_told_in_bytes() {
     let layers = 64u64;
     let rows = (1u64 << 33) / layers / 8192;
