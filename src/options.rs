@@ -303,6 +303,35 @@ macro_rules! options {
     };
 }
 
+/// Makes an option of an enum whose values are words.
+macro_rules! words {
+    ($type:ident: $expected:literal { $($word:literal => $value:ident),* $(,)? }) => {
+        impl $type {
+            /// As configurations spell it.
+            pub fn name(self) -> &'static str {
+                match self { $(Self::$value => $word),* }
+            }
+        }
+
+        impl $crate::options::OptionField for $type {
+            const EXPECTED: &'static str = $expected;
+            fn from_value(value: &$crate::options::OptionValue) -> Option<Self> {
+                match value {
+                    $crate::options::OptionValue::Text(text) => match text.as_str() {
+                        $($word => Some(Self::$value),)*
+                        _ => None,
+                    },
+                    _ => None,
+                }
+            }
+            fn to_value(&self) -> Option<$crate::options::OptionValue> {
+                Some($crate::options::OptionValue::from(self.name()))
+            }
+        }
+    };
+}
+pub(crate) use words;
+
 /// What an error says of a key that is not among `allowed`.
 #[doc(hidden)]
 pub fn unknown_key(allowed: &[&str]) -> String {

@@ -9,7 +9,7 @@ pub use bits::{bf16_bits, bf16_value, f16_bits, f16_value, stochastic_bf16_bits}
 pub use noise::{Noise, noise_key, pcg4d};
 pub use q8::{Q8_BLOCK, Q8_MIN_ELEMENTS, code_table, q8_codes, q8_values};
 
-use crate::options::{OptionError, OptionField, OptionValue, Options};
+use crate::options::{OptionError, OptionValue, Options, words};
 
 /// How parameters or gradients are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -54,33 +54,6 @@ pub enum Rounding {
     Nearest,
     /// Up or down by chance, so that the mean is exact. For bf16.
     Stochastic,
-}
-
-macro_rules! words {
-    ($type:ident: $expected:literal { $($word:literal => $value:ident),* $(,)? }) => {
-        impl $type {
-            /// As configurations spell it.
-            pub fn name(self) -> &'static str {
-                match self { $(Self::$value => $word),* }
-            }
-        }
-
-        impl OptionField for $type {
-            const EXPECTED: &'static str = $expected;
-            fn from_value(value: &OptionValue) -> Option<Self> {
-                match value {
-                    OptionValue::Text(text) => match text.as_str() {
-                        $($word => Some(Self::$value),)*
-                        _ => None,
-                    },
-                    _ => None,
-                }
-            }
-            fn to_value(&self) -> Option<OptionValue> {
-                Some(OptionValue::from(self.name()))
-            }
-        }
-    };
 }
 
 words!(Format: "\"f32\", \"f16\" or \"bf16\"" { "f32" => F32, "f16" => F16, "bf16" => Bf16 });

@@ -2,8 +2,7 @@
 
 use std::f64::consts::PI;
 
-use super::plateau::words;
-use crate::options::{OptionError, OptionField, OptionValue, check};
+use crate::options::{OptionError, check, words};
 
 /// The shape between two rates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,7 +13,7 @@ pub enum Anneal {
     Linear,
 }
 
-words!(Anneal, "\"cos\" or \"linear\"", "cos" => Anneal::Cos, "linear" => Anneal::Linear,);
+words!(Anneal: "\"cos\" or \"linear\"" { "cos" => Cos, "linear" => Linear });
 
 crate::options! {
     /// Up to `max_lr` and down again far below the start (Smith & Topin 2018). PyTorch's `OneCycleLR`,

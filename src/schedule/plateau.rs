@@ -1,6 +1,6 @@
 //! The schedule that reacts to the loss.
 
-use crate::options::{OptionError, OptionField, OptionValue, check};
+use crate::options::{OptionError, check, words};
 
 /// Whether a lower or a higher figure is better.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,29 +20,8 @@ pub enum ThresholdMode {
     Abs,
 }
 
-macro_rules! words {
-    ($ty:ty, $expected:literal, $($word:literal => $value:expr,)*) => {
-        impl OptionField for $ty {
-            const EXPECTED: &'static str = $expected;
-            fn from_value(value: &OptionValue) -> Option<Self> {
-                match value {
-                    OptionValue::Text(text) => match text.as_str() {
-                        $($word => Some($value),)*
-                        _ => None,
-                    },
-                    _ => None,
-                }
-            }
-            fn to_value(&self) -> Option<OptionValue> {
-                [$(($value, $word)),*].iter().find(|(v, _)| v == self).map(|(_, w)| OptionValue::from(*w))
-            }
-        }
-    };
-}
-pub(super) use words;
-
-words!(Mode, "\"min\" or \"max\"", "min" => Mode::Min, "max" => Mode::Max,);
-words!(ThresholdMode, "\"rel\" or \"abs\"", "rel" => ThresholdMode::Rel, "abs" => ThresholdMode::Abs,);
+words!(Mode: "\"min\" or \"max\"" { "min" => Min, "max" => Max });
+words!(ThresholdMode: "\"rel\" or \"abs\"" { "rel" => Rel, "abs" => Abs });
 
 crate::options! {
     /// The rate falls by `factor` when the figure that the caller reports has not improved for more
