@@ -107,8 +107,9 @@ impl Group {
         let is_storage = |key: &str| StorageConfig::GROUP_KEYS.contains(&key);
         let (storage_options, options): (Vec<_>, Vec<_>) =
             self.options.iter().cloned().partition(|(key, _)| is_storage(key));
+        let others = [&["match", "rule", "frozen"], &StorageConfig::GROUP_KEYS[..]].concat();
         for (key, value) in &options {
-            set_option(rule.as_mut(), &mut common, key, value, &StorageConfig::GROUP_KEYS).map_err(within)?;
+            set_option(rule.as_mut(), &mut common, key, value, &others).map_err(within)?;
         }
         let mut storage = base.storage.clone();
         storage.set(&storage_options).map_err(within)?;
@@ -222,12 +223,13 @@ fn set_option(
     if common.options().iter().any(|(name, _)| *name == key) {
         return common.set_option(key, value);
     }
-    let known: Vec<_> =
-        rule.options().iter().chain(&common.options()).map(|(name, _)| *name).chain(others.iter().copied()).collect();
-    if !known.contains(&key) {
-        return Err(OptionError::new(key, unknown_key(&known)));
+    let mut known: Vec<_> = rule.options().into_iter().map(|(name, _)| name).collect();
+    if known.contains(&key) {
+        return rule.set_option(key, value);
     }
-    rule.set_option(key, value)
+    known.extend(common.options().into_iter().map(|(name, _)| name));
+    known.extend(others);
+    Err(OptionError::new(key, unknown_key(&known)))
 }
 
 fn check_rule(rule: &dyn Rule, common: &CommonOptions) -> Result<(), OptionError> {

@@ -8,7 +8,7 @@ use std::f64::consts::PI;
 pub use one_cycle::{Anneal, OneCycle};
 pub use plateau::{Mode, Plateau, PlateauState, ThresholdMode};
 
-use crate::options::{OptionError, OptionValue, Options, check};
+use crate::options::{OptionError, OptionValue, Options, check, unknown_key};
 
 /// How the learning rate develops. `t` counts the steps taken so far, from 0; the rate that results
 /// is that of `[optimizer].lr`, and every group's rate is multiplied by its ratio to it.
@@ -60,6 +60,11 @@ macro_rules! list {
                     $($name => Some(Self::$variant($variant::default())),)*
                     _ => None,
                 }
+            }
+
+            /// Its name in configurations.
+            pub fn name(&self) -> &'static str {
+                match self { $(Self::$variant(_) => $name,)* }
             }
 
             fn as_options(&mut self) -> &mut dyn Options {
@@ -190,7 +195,17 @@ impl Schedule {
                 .ok_or_else(|| OptionError::new(key, format!("expected a whole number, at least 0, got {value}")))?;
             return Ok(());
         }
+        let known = self.keys();
+        if !known.contains(&key) {
+            return Err(OptionError::new(key, unknown_key(&known)));
+        }
         self.kind.as_options().set_option(key, value)
+    }
+
+    /// What [`Schedule::set_option`] takes.
+    pub(crate) fn keys(&mut self) -> Vec<&'static str> {
+        let options = self.kind.as_options().options();
+        options.into_iter().map(|(name, _)| name).chain(["warmup_steps"]).collect()
     }
 
     /// Whether every option can be used with a base rate of `lr`.
@@ -199,15 +214,20 @@ impl Schedule {
     /// The first that cannot, and what is allowed.
     pub fn check(&self, lr: f64) -> Result<(), OptionError> {
         self.check_kind(lr)?;
-        let Some(then) = &self.then else { return Ok(()) };
-        let plateau = |schedule: &Self| matches!(schedule.kind, Kind::Plateau(_));
-        if plateau(self) || plateau(&then.schedule) {
-            return Err(OptionError::new("then", "\"plateau\" goes by the losses reported, and stands alone"));
+        let (mut before, mut number) = (self, 0);
+        while let Some(then) = &before.then {
+            let plateau = |schedule: &Self| matches!(schedule.kind, Kind::Plateau(_));
+            if plateau(before) || plateau(&then.schedule) {
+                return Err(OptionError::new("then", "\"plateau\" goes by the losses reported, and stands alone"));
+            }
+            let key = |key: &str| format!("then[{number}].{key}");
+            if then.after == 0 {
+                return Err(OptionError::new(&key("after"), "must be at least 1, got 0"));
+            }
+            then.schedule.check_kind(lr).map_err(|e| OptionError::new(&key(&e.key), e.problem))?;
+            (before, number) = (&then.schedule, number + 1);
         }
-        if then.after == 0 {
-            return Err(OptionError::new("then.after", "must be at least 1, got 0"));
-        }
-        then.schedule.check(lr).map_err(|e| OptionError::new(&format!("then.{}", e.key), e.problem))
+        Ok(())
     }
 
     fn check_kind(&self, lr: f64) -> Result<(), OptionError> {
@@ -301,11 +321,6 @@ impl Schedule {
             // Its falls come from the caller's reports, not from the count.
             Kind::Plateau(_) => lr,
         }
-    }
-
-    /// Whether the rate is the base rate at every step.
-    pub fn is_constant(&self) -> bool {
-        self.warmup_steps == 0 && self.then.is_none() && matches!(self.kind, Kind::Constant(_))
     }
 }
 

@@ -161,9 +161,26 @@ fn schedules_follow_one_another_as_pytorchs() {
     assert_eq!(config.schedule.lr(1000, 0.1), config.schedule.lr(14, 0.1));
 
     for (from, to, problem) in [
-        ("after = 3", "after = 0", "then.after"),
-        ("after = 3", "", "after: is missing"),
-        ("gamma = 0.9", "gamma = -1.0", "then.gamma"),
+        ("after = 3", "after = 0", "schedule.then[1].after: must"),
+        ("after = 3", "", "schedule.then[1].after: is missing"),
+        ("gamma = 0.9", "gamma = -1.0", "schedule.then[0].gamma: must"),
+        ("gamma = 0.9", "gamma = true", "schedule.then[0].gamma: expected"),
+        (
+            "min_lr",
+            "max_lr",
+            "schedule.then[1].max_lr: unknown key; allowed are total_steps, min_lr, warmup_steps, kind, after",
+        ),
+        (
+            "end_factor",
+            "end",
+            "schedule.end: unknown key; allowed are total_steps, end_factor, warmup_steps, kind, then",
+        ),
+        ("rule = \"sgd\"", "rule = \"sgd\"\n        rate = 1", "cautious, rule"),
+        (
+            "[schedule]",
+            "[[groups]]\n        match = \"*\"\n        rate = 1\n        [schedule]",
+            "cautious, match, rule, frozen, params",
+        ),
         ("kind = \"cosine\"\n        total_steps = 5", "kind = \"plateau\"", "stands alone"),
     ] {
         let changed = text.replacen(from, to, 1);

@@ -6,7 +6,7 @@ use serde::{Deserialize, Deserializer, de};
 
 use super::{Group, OptimizerConfig, set_all, set_option};
 use crate::ema::EmaConfig;
-use crate::options::{OptionError, OptionField, OptionValue};
+use crate::options::{OptionError, OptionField, OptionValue, unknown_key};
 use crate::schedule::{Kind, Schedule};
 use crate::{Result, rules};
 
@@ -51,7 +51,8 @@ impl Document {
             .ok_or_else(|| OptionError::new("rule", "is missing").within("optimizer"))?;
         let mut config = OptimizerConfig::named(&name)?;
         for (key, value) in &self.optimizer {
-            set_option(config.rule.as_mut(), &mut config.common, key, value, &[]).map_err(|e| e.within("optimizer"))?;
+            set_option(config.rule.as_mut(), &mut config.common, key, value, &["rule"])
+                .map_err(|e| e.within("optimizer"))?;
         }
         config.groups = self.groups.into_iter().map(group).collect::<Result<_>>()?;
         set_all("gradient", &mut config.gradient, &self.gradient)?;
@@ -85,18 +86,20 @@ fn sequence(ScheduleTable { then, own }: ScheduleTable) -> Result<Schedule> {
     if own.is_empty() && then.is_empty() {
         return Ok(Schedule::default());
     }
-    let mut whole = schedule(own)?;
-    for mut table in then {
+    let mut whole = schedule(own, "schedule", "then")?;
+    for (number, mut table) in then.into_iter().enumerate() {
+        let name = format!("schedule.then[{number}]");
         let after = take::<u64>(&mut table, "after")
-            .map_err(|e| e.within("schedule.then"))?
-            .ok_or_else(|| OptionError::new("after", "is missing: steps of the one before").within("schedule.then"))?;
-        whole = whole.then(after, schedule(table)?);
+            .map_err(|e| e.within(&name))?
+            .ok_or_else(|| OptionError::new("after", "is missing: steps of the one before").within(&name))?;
+        whole = whole.then(after, schedule(table, &name, "after")?);
     }
     Ok(whole)
 }
 
-fn schedule(mut table: Table) -> Result<Schedule> {
-    let within = |e: OptionError| e.within("schedule");
+/// The schedule of a table, which may have one `other` key than a schedule's own.
+fn schedule(mut table: Table, within: &str, other: &'static str) -> Result<Schedule> {
+    let within = |e: OptionError| e.within(within);
     let allowed = || format!("allowed are {}", Kind::NAMES.join(", "));
     let name = take::<String>(&mut table, "kind")
         .map_err(within)?
@@ -104,7 +107,12 @@ fn schedule(mut table: Table) -> Result<Schedule> {
     let kind = Kind::by_name(&name)
         .ok_or_else(|| within(OptionError::new("kind", format!("unknown kind {name:?}; {}", allowed()))))?;
     let mut schedule = Schedule { kind, warmup_steps: 0, then: None };
+    let mut known = schedule.keys();
     for (key, value) in &table {
+        if !known.contains(&key.as_str()) {
+            known.extend(["kind", other]);
+            return Err(within(OptionError::new(key, unknown_key(&known))));
+        }
         schedule.set_option(key, value).map_err(within)?;
     }
     Ok(schedule)
