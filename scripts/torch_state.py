@@ -63,6 +63,7 @@ def from_torch(state_dict, path, rule, names=None, params=None, steps=None):
         "steps_skipped": "0",
         "micro_batches": "0",
         "loss_scale": "1.0",
+        "loss_scale.dynamic": "false",
         "good_steps": "0",
         "plateau.factor": "1.0",
         "plateau.bad_reports": "0",

@@ -315,15 +315,22 @@ impl<F: Element> CpuOptimizer<F> {
                 storage,
             }
         });
+        OptimizerState { tensors: tensors.collect(), ..self.head() }
+    }
+
+    /// The state without its tensors.
+    fn head(&self) -> OptimizerState<F> {
         OptimizerState {
             steps_taken: self.steps_taken,
             steps_skipped: self.steps_skipped,
             micro_batches: self.micro_batches,
             loss_scale: self.loss_scale,
+            dynamic_scale: self.plan.gradient.has_dynamic_scale(),
             good_steps: self.good_steps.into(),
+            ema_interval: self.plan.ema.as_ref().map(|ema| ema.interval),
             plateau: self.rates.plateau(),
             rates: self.rates.state(),
-            tensors: tensors.collect(),
+            tensors: Vec::new(),
         }
     }
 
@@ -354,8 +361,7 @@ impl<F: Element> CpuOptimizer<F> {
         self.steps_taken = state.steps_taken;
         self.steps_skipped = state.steps_skipped;
         self.micro_batches = state.micro_batches;
-        self.loss_scale = self.plan.gradient.resumed_scale(state.loss_scale);
-        self.good_steps = state.good_steps as u32;
+        (self.loss_scale, self.good_steps) = self.plan.gradient.resumed_scale(state);
         self.rates.resume(state.rates.as_ref(), state.plateau);
         Ok(())
     }

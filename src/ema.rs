@@ -28,6 +28,16 @@ impl EmaConfig {
         }
     }
 
+    /// What is wrong where steps were averaged at another interval. Averagings are told by the count of steps: at
+    /// another interval the first could come a second time, and the average so far be lost.
+    pub(crate) fn problem_after(&self, interval: Option<u64>, steps_taken: u64) -> Option<String> {
+        let other = interval.filter(|other| *other != self.interval && steps_taken > 0)?;
+        let own = self.interval;
+        Some(format!(
+            "ema.interval: the weights were averaged every {other} steps, and cannot be every {own} from now on"
+        ))
+    }
+
     /// The share of the new weights after the `step`-th step; 0 leaves the average alone.
     pub(crate) fn weight(&self, step: u64) -> f64 {
         if !step.is_multiple_of(self.interval) {

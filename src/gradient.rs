@@ -4,7 +4,8 @@
 //! (the norm is of the value-clipped gradients), coupled weight decay, the rule.
 
 use crate::loss_scale::LossScale;
-use crate::options::{OptionError, OptionField, OptionValue, check};
+use crate::options::{OptionError, check, words};
+use crate::state::OptimizerState;
 
 /// What a NaN or an infinity in a gradient does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -20,27 +21,9 @@ pub enum OnNonfinite {
     Propagate,
 }
 
-impl OptionField for OnNonfinite {
-    const EXPECTED: &'static str = "\"skip\", \"zero\" or \"propagate\"";
-    fn from_value(value: &OptionValue) -> Option<Self> {
-        match value {
-            OptionValue::Text(text) => match text.as_str() {
-                "skip" => Some(Self::Skip),
-                "zero" => Some(Self::Zero),
-                "propagate" => Some(Self::Propagate),
-                _ => None,
-            },
-            _ => None,
-        }
-    }
-    fn to_value(&self) -> Option<OptionValue> {
-        Some(OptionValue::from(match self {
-            Self::Skip => "skip",
-            Self::Zero => "zero",
-            Self::Propagate => "propagate",
-        }))
-    }
-}
+words!(OnNonfinite: "\"skip\", \"zero\" or \"propagate\"" {
+    "skip" => Skip, "zero" => Zero, "propagate" => Propagate,
+});
 
 crate::options! {
     /// Gradient conditioning, the `[gradient]` table.
@@ -83,7 +66,7 @@ impl GradientConfig {
     pub fn check(&self) -> Result<(), OptionError> {
         if let Some(scale) = &self.loss_scale {
             scale.check()?;
-            if matches!(scale, LossScale::Dynamic(_)) && self.on_nonfinite != OnNonfinite::Skip {
+            if self.has_dynamic_scale() && self.on_nonfinite != OnNonfinite::Skip {
                 return Err(OptionError::new("loss_scale", "a dynamic one needs on_nonfinite = \"skip\""));
             }
         }
@@ -174,13 +157,22 @@ impl GradientConfig {
         self.loss_scale.map_or(1.0, |scale| scale.initial())
     }
 
-    /// The loss scale to go on with where a saved state has that one: a fixed one is the
-    /// configuration's.
-    pub(crate) fn resumed_scale(&self, saved: f64) -> f64 {
+    /// The loss scale to go on with, and the good steps it has had. Only one that moves goes on from one that moved;
+    /// all others are the configuration's.
+    pub(crate) fn resumed_scale(&self, state: &OptimizerState<impl Sized>) -> (f64, u32) {
         match self.loss_scale {
-            Some(LossScale::Dynamic(_)) => saved,
-            _ => self.initial_scale(),
+            Some(LossScale::Dynamic(dynamic)) if state.dynamic_scale => {
+                // As many as let the scale grow after the next good step.
+                let most = dynamic.growth_interval.saturating_sub(1);
+                (state.loss_scale, state.good_steps.min(most.into()) as u32)
+            }
+            _ => (self.initial_scale(), 0),
         }
+    }
+
+    /// Whether the loss scale moves.
+    pub(crate) fn has_dynamic_scale(&self) -> bool {
+        matches!(self.loss_scale, Some(LossScale::Dynamic(_)))
     }
 
     /// Whether a limit goes by tensor.

@@ -47,15 +47,18 @@ impl LossScale {
     /// # Errors
     /// What is out of range, and what is allowed.
     pub fn check(&self) -> Result<(), OptionError> {
-        let require = |ok: bool, what: &str| {
-            if ok { Ok(()) } else { Err(OptionError::new("loss_scale", format!("{what}, got {self:?}"))) }
+        let require = |ok: bool, what: &str, value: f64| {
+            if ok { Ok(()) } else { Err(OptionError::new("loss_scale", format!("{what}, got {value:?}"))) }
         };
-        require(RANGE.contains(&self.initial()), "must be from 2^-64 to 2^64")?;
-        let Self::Dynamic(dynamic) = self else { return Ok(()) };
-        require(dynamic.growth_factor >= 1.0 && dynamic.growth_factor.is_finite(), "growth_factor must be at least 1")?;
-        let backs_off = dynamic.backoff_factor > 0.0 && dynamic.backoff_factor < 1.0;
-        require(backs_off, "backoff_factor must be above 0 and below 1")?;
-        require(dynamic.growth_interval > 0, "growth_interval must be at least 1")
+        let in_range = RANGE.contains(&self.initial());
+        let Self::Dynamic(dynamic) = self else {
+            return require(in_range, "must be from 2^-64 to 2^64", self.initial());
+        };
+        let DynamicScale { init, growth_factor: growth, backoff_factor: backoff, growth_interval } = *dynamic;
+        require(in_range, "init must be from 2^-64 to 2^64", init)?;
+        require(growth >= 1.0 && growth.is_finite(), "growth_factor must be at least 1", growth)?;
+        require(backoff > 0.0 && backoff < 1.0, "backoff_factor must be above 0 and below 1", backoff)?;
+        require(growth_interval > 0, "growth_interval must be at least 1", growth_interval.into())
     }
 
     /// The scale and the count of good steps after a step.
@@ -63,7 +66,7 @@ impl LossScale {
         let Self::Dynamic(dynamic) = self else { return (scale, good_steps) };
         let (scale, good_steps) = if nonfinite {
             (scale * dynamic.backoff_factor, 0)
-        } else if good_steps + 1 < dynamic.growth_interval {
+        } else if good_steps.saturating_add(1) < dynamic.growth_interval {
             (scale, good_steps + 1)
         } else {
             (scale * dynamic.growth_factor, 0)

@@ -2,7 +2,7 @@
 
 use crate::options::check;
 use crate::rule::Decay;
-use crate::schedule::{Kind, PlateauState, Schedule};
+use crate::schedule::{Kind, Plateau, PlateauState, Schedule};
 use crate::step::Plan;
 use crate::{Error, OptionError, Result};
 
@@ -36,6 +36,8 @@ pub struct Rates {
     base: f64,
     schedule: Schedule,
     groups: Vec<GroupRates>,
+    /// By group, while the base rate is 0 and no rate tells it: its ratio to the base rate.
+    ratios: Vec<Option<f64>>,
     plateau: PlateauState,
     configured: RatesState,
 }
@@ -58,6 +60,8 @@ pub struct GroupState {
     pub lr: f64,
     /// Weight decay, of the kind the rule wants.
     pub weight_decay: f64,
+    /// The ratio to the base rate that comes back with it, while both are 0.
+    pub ratio: Option<f64>,
 }
 
 impl Rates {
@@ -73,39 +77,61 @@ impl Rates {
                 sign: if g.common.maximize { -1.0 } else { 1.0 },
             })
             .collect();
+        let base = plan.groups[0].rule.lr();
+        // Groups that are 0 with the base rate are so for want of a rate of their own.
+        let ratio = |lr: f64| (base == 0.0 && lr == 0.0).then_some(1.0);
         let configured = plan.groups.iter().map(|g| GroupState {
             pattern: g.pattern.clone(),
             lr: g.rule.lr(),
             weight_decay: g.rule.decay().lambda(),
+            ratio: ratio(g.rule.lr()),
         });
+        let configured = RatesState { lr: base, groups: configured.collect() };
         Self {
-            base: plan.groups[0].rule.lr(),
+            base,
             schedule: plan.schedule.clone(),
             groups,
+            ratios: configured.groups.iter().map(|g| g.ratio).collect(),
             plateau: PlateauState::default(),
-            configured: RatesState { lr: plan.groups[0].rule.lr(), groups: configured.collect() },
+            configured,
         }
+    }
+
+    /// The rates to go on with where `next` takes the place of `plan`. What was set at run time stays where the
+    /// groups are the same; all else, the schedule too, is what the new configuration asks for.
+    ///
+    /// # Errors
+    /// The new schedule cannot start from the base rate that was set.
+    pub(crate) fn under(&self, plan: &Plan, next: &Plan) -> Result<Self> {
+        let set = self.state().filter(|_| plan.same_groups(next));
+        if let Some(set) = &set {
+            next.schedule.check(set.lr).map_err(|e| e.within("schedule"))?;
+        }
+        let mut rates = Self::new(next);
+        rates.resume(set.as_ref(), self.plateau);
+        Ok(rates)
     }
 
     /// The rates, if any was set at run time.
     pub fn state(&self) -> Option<RatesState> {
         let mut state = RatesState { lr: self.base, ..self.configured.clone() };
-        for (state, group) in state.groups.iter_mut().zip(&self.groups) {
-            (state.lr, state.weight_decay) = (group.lr, group.decay.lambda());
+        for ((state, group), ratio) in state.groups.iter_mut().zip(&self.groups).zip(&self.ratios) {
+            (state.lr, state.weight_decay, state.ratio) = (group.lr, group.decay.lambda(), *ratio);
         }
         (state != self.configured).then_some(state)
     }
 
-    /// Goes on from rates that were set at run time, or else from those of the configuration, and from what a
-    /// `plateau` schedule remembered.
+    /// Goes on from rates that were set at run time, or else from those of the configuration, and, under a
+    /// `plateau` schedule, from what one remembered.
     pub(crate) fn resume(&mut self, state: Option<&RatesState>, plateau: PlateauState) {
         let state = state.unwrap_or(&self.configured);
         self.base = state.lr;
-        for (group, state) in self.groups.iter_mut().zip(&state.groups) {
+        for ((group, ratio), state) in self.groups.iter_mut().zip(&mut self.ratios).zip(&state.groups) {
             group.lr = state.lr;
             group.decay = group.decay.with_lambda(state.weight_decay);
+            *ratio = state.ratio.filter(|_| self.base == 0.0 && state.lr == 0.0);
         }
-        self.plateau = plateau;
+        self.plateau = self.watched().map_or(PlateauState::default(), |_| plateau);
     }
 
     /// The rates by group.
@@ -118,9 +144,26 @@ impl Rates {
         self.base
     }
 
-    /// What the schedule multiplies every group's rate with for the step after `taken` steps.
+    /// What the schedule multiplies every group's rate with for the step after `taken` steps. Under a base rate of 0,
+    /// which no `min_lr` has a ratio to, it is what it would be without a `min_lr`.
     pub fn factor(&self, taken: u64) -> f64 {
-        if self.base == 0.0 { 1.0 } else { self.schedule.lr(taken, self.base) / self.base * self.plateau.factor }
+        let base = self.reference();
+        let factor = self.schedule.lr(taken, base) / base;
+        if self.watched().is_some() { factor * self.plateau.factor } else { factor }
+    }
+
+    /// The base rate that the schedule starts from. In place of 0 it is one beside which any `min_lr` is nothing, and
+    /// a power of two, so that factors keep their digits.
+    fn reference(&self) -> f64 {
+        if self.base == 0.0 { 2f64.powi(900) } else { self.base }
+    }
+
+    /// The options of a `plateau` schedule, if it is one.
+    fn watched(&self) -> Option<&Plateau> {
+        match &self.schedule.kind {
+            Kind::Plateau(plateau) => Some(plateau),
+            _ => None,
+        }
     }
 
     /// Takes in a loss, or whatever a `plateau` schedule should watch.
@@ -128,11 +171,12 @@ impl Rates {
     /// # Errors
     /// The schedule is of another kind.
     pub fn report_loss(&mut self, loss: f64) -> Result<()> {
+        let base = self.reference();
         let Kind::Plateau(plateau) = &self.schedule.kind else {
-            let problem = format!("only \"plateau\" watches a loss, not {:?}", self.schedule.kind);
+            let problem = format!("only \"plateau\" watches a loss, not {:?}", self.schedule.kind.name());
             return Err(OptionError::new("kind", problem).within("schedule"));
         };
-        self.plateau.report(plateau, loss, self.base);
+        self.plateau.report(plateau, loss, base);
         Ok(())
     }
 
@@ -141,31 +185,52 @@ impl Rates {
         self.plateau
     }
 
-    /// Sets the base rate; every group keeps its ratio to it.
+    /// Sets the base rate; every group keeps its ratio to it, through a base rate of 0 too.
     ///
     /// # Errors
-    /// The rate is negative or not finite, or it should rise from 0, where ratios are lost.
+    /// The rate is negative or not finite, or a group's would be; or it should rise from 0, and a group has a rate
+    /// of its own, set or configured beside a base rate of 0, and so no ratio. Nothing is changed then.
     pub fn set_lr(&mut self, lr: f64) -> Result<()> {
         check_rate("optimizer", "lr", lr)?;
         self.schedule.check(lr).map_err(|e| e.within("schedule"))?;
-        if self.base == 0.0 && lr != 0.0 && self.groups.iter().any(|g| g.lr != 0.0) {
-            let problem = "groups have no ratio to a base rate of 0; set theirs with set_group_lr";
-            return Err(OptionError::new("lr", problem).within("optimizer"));
+        if lr == self.base {
+            return Ok(());
         }
-        for (index, group) in self.groups.iter_mut().enumerate() {
-            group.lr = if self.base == 0.0 || index == 0 { lr } else { group.lr * (lr / self.base) };
+        let mut next = Vec::with_capacity(self.groups.len());
+        for (index, group) in self.groups.iter().enumerate() {
+            next.push(match self.ratios[index] {
+                _ if index == 0 => lr,
+                _ if self.base != 0.0 => group.lr * (lr / self.base),
+                Some(ratio) => ratio * lr,
+                None => {
+                    let problem = "groups have no ratio to a base rate of 0; set theirs with set_group_lr";
+                    return Err(OptionError::new("lr", problem).within("optimizer"));
+                }
+            });
+            check_rate(&self.table_of(index), "lr", next[index])?;
+        }
+        for ((group, ratio), next) in self.groups.iter_mut().zip(&mut self.ratios).zip(next) {
+            // A ratio that no file could hold is as good as none that is larger.
+            *ratio = (lr == 0.0).then(|| (group.lr / self.base).min(f64::MAX));
+            group.lr = next;
         }
         self.base = lr;
         Ok(())
     }
 
-    /// Sets one group's rate.
+    fn table_of(&self, group: usize) -> String {
+        self.configured.groups[group].pattern.as_ref().map_or("optimizer".to_owned(), |p| format!("groups.{p:?}"))
+    }
+
+    /// Sets one group's rate, and so its ratio to the base rate. Beside a base rate of 0 it has none, unless it is
+    /// 0 and stays so.
     ///
     /// # Errors
     /// The rate is negative or not finite.
     pub fn set_group_lr(&mut self, group: usize, table: &str, lr: f64) -> Result<()> {
         check_rate(table, "lr", lr)?;
         self.groups[group].lr = lr;
+        self.ratios[group] = (self.base == 0.0 && lr == 0.0).then_some(0.0);
         Ok(())
     }
 

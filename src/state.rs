@@ -20,8 +20,12 @@ pub struct OptimizerState<F = f32> {
     pub micro_batches: u64,
     /// The loss scale; 1 without one.
     pub loss_scale: f64,
+    /// Whether it is one that moves, from which another that moves goes on.
+    pub dynamic_scale: bool,
     /// Steps since the loss scale last changed.
     pub good_steps: u64,
+    /// Steps from one averaging of the weights to the next, where it is known and they are averaged.
+    pub ema_interval: Option<u64>,
     /// What a `plateau` schedule remembers.
     pub plateau: PlateauState,
     /// Rates that were set at run time; `None` where all are as configured.
@@ -91,7 +95,9 @@ impl<F> Default for OptimizerState<F> {
             steps_skipped: 0,
             micro_batches: 0,
             loss_scale: 1.0,
+            dynamic_scale: false,
             good_steps: 0,
+            ema_interval: None,
             plateau: PlateauState::default(),
             rates: None,
             tensors: Vec::new(),
@@ -116,7 +122,9 @@ impl<F> OptimizerState<F> {
             steps_skipped: self.steps_skipped,
             micro_batches: self.micro_batches,
             loss_scale: self.loss_scale,
+            dynamic_scale: self.dynamic_scale,
             good_steps: self.good_steps,
+            ema_interval: self.ema_interval,
             plateau: self.plateau,
             rates: self.rates.clone(),
             tensors: tensors.collect(),
@@ -159,7 +167,12 @@ impl<F> OptimizerState<F> {
     pub(crate) fn problems_beside_tensors(&self, plan: &Plan) -> Vec<String> {
         let mut problems = Vec::new();
         // The GPU counts in 32 bits.
-        for (what, count) in [("steps taken", self.steps_taken), ("steps skipped", self.steps_skipped)] {
+        let counts = [
+            ("steps taken", self.steps_taken),
+            ("steps skipped", self.steps_skipped),
+            ("steps since the loss scale changed", self.good_steps),
+        ];
+        for (what, count) in counts {
             if count > u64::from(u32::MAX) {
                 problems.push(format!("{count} {what} are more than 2^32"));
             }
@@ -174,6 +187,10 @@ impl<F> OptimizerState<F> {
         if plan.gradient.loss_scale.is_some() && !loss_scale::RANGE.contains(&self.loss_scale) {
             problems.push(format!("it has a loss scale of {}, must be from 2^-64 to 2^64", self.loss_scale));
         }
+        if !(0.0..=1.0).contains(&self.plateau.factor) {
+            problems.push(format!("it has a plateau factor of {:?}, must be from 0 to 1", self.plateau.factor));
+        }
+        problems.extend(plan.ema.as_ref().and_then(|ema| ema.problem_after(self.ema_interval, self.steps_taken)));
         if let Some(rates) = &self.rates {
             problems.extend(problems_of_rates(rates, plan));
         }
@@ -192,8 +209,10 @@ fn problems_of_rates(rates: &RatesState, plan: &Plan) -> Vec<String> {
     }
     let numbers = rates.groups.iter().flat_map(|g| [("lr", g.lr), ("weight_decay", g.weight_decay)]);
     let rates_set = numbers.chain([("lr", rates.lr)]).map(|(key, value)| check::non_negative(key, value));
-    let problems = rates_set.chain([plan.schedule.check(rates.lr)]).filter_map(Result::err);
-    problems.map(|problem| format!("rates set at run time: {problem}")).collect()
+    let problems = rates_set.chain([plan.schedule.check(rates.lr)]).filter_map(Result::err).map(|e| e.to_string());
+    let ratios = rates.groups.iter().filter_map(|g| g.ratio).filter(|ratio| !(0.0..=f64::MAX).contains(ratio));
+    let ratios = ratios.map(|ratio| format!("ratio: must be a finite number, at least 0, got {ratio:?}"));
+    problems.chain(ratios).map(|problem| format!("rates set at run time: {problem}")).collect()
 }
 
 impl<F> TensorState<F> {

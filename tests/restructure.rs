@@ -8,8 +8,10 @@ use support::oracle::Run;
 use support::{Numbers, encoder, gpu, submit, wide};
 use wgpu_optim::gpu::Fault;
 use wgpu_optim::rules::{AdamW, RmsProp, Sgd};
+use wgpu_optim::schedule::Exponential;
 use wgpu_optim::{
-    EmaConfig, Error, Group, HealthConfig, Optimizer, OptimizerConfig, Slice, Tensor, TensorSpec, rules, wgpu,
+    DynamicScale, EmaConfig, Error, Group, HealthConfig, LossScale, Optimizer, OptimizerConfig, Slice, Tensor,
+    TensorSpec, rules, wgpu,
 };
 
 fn draw(specs: &[TensorSpec], seed: u64) -> Vec<Vec<f32>> {
@@ -289,6 +291,28 @@ fn groups_come_and_go() {
     assert_eq!(both.optimizer.rates().base(), 0.25);
     both.steps(1);
     both.check("a rate set at run time");
+}
+
+#[test]
+fn another_schedule_sign_and_scale_act_though_the_groups_stay() {
+    let mut both = Both::new(&adamw(), &specs(), Place::Arena);
+    both.steps(2);
+    let mut other = adamw().schedule(Exponential { gamma: 0.5 });
+    other.common.maximize = true;
+    let dynamic = DynamicScale { init: 64.0, growth_interval: 2, ..DynamicScale::default() };
+    other.gradient.loss_scale = Some(LossScale::Dynamic(dynamic));
+    both.reconfigure(&other);
+    both.steps(1);
+    let report = both.optimizer.wait_for_report().unwrap().unwrap();
+    assert_eq!((report.lr as f32, report.loss_scale), (0.25e-3, 64.0));
+    assert_eq!(both.exact.optimizer.loss_scale(), 64.0);
+    both.check("a step up, at another rate");
+    // The scale that moves goes on, and so do its good steps.
+    both.reconfigure(&other);
+    both.steps(1);
+    let report = both.optimizer.wait_for_report().unwrap().unwrap();
+    assert_eq!((both.exact.optimizer.loss_scale(), report.loss_scale), (128.0, 128.0));
+    both.check("grown");
 }
 
 #[test]

@@ -47,11 +47,13 @@ pub fn write(state: &OptimizerState, params: bool, extra: &BTreeMap<String, Stri
         ("steps_skipped".to_owned(), state.steps_skipped.to_string()),
         ("micro_batches".to_owned(), state.micro_batches.to_string()),
         ("loss_scale".to_owned(), exact(state.loss_scale)),
+        ("loss_scale.dynamic".to_owned(), state.dynamic_scale.to_string()),
         ("good_steps".to_owned(), state.good_steps.to_string()),
         ("plateau.factor".to_owned(), exact(state.plateau.factor)),
         ("plateau.bad_reports".to_owned(), state.plateau.bad_reports.to_string()),
         ("plateau.cooldown".to_owned(), state.plateau.cooldown.to_string()),
     ];
+    pairs.extend(state.ema_interval.map(|interval| ("ema.interval".to_owned(), interval.to_string())));
     pairs.extend(state.plateau.best.map(|best| ("plateau.best".to_owned(), exact(best))));
     if let Some(rates) = &state.rates {
         pairs.push(("rates.lr".to_owned(), exact(rates.lr)));
@@ -60,6 +62,7 @@ pub fn write(state: &OptimizerState, params: bool, extra: &BTreeMap<String, Stri
             pairs.extend(group.pattern.iter().map(|p| (format!("rates.{index}.match"), p.clone())));
             pairs.push((format!("rates.{index}.lr"), exact(group.lr)));
             pairs.push((format!("rates.{index}.weight_decay"), exact(group.weight_decay)));
+            pairs.extend(group.ratio.map(|ratio| (format!("rates.{index}.ratio"), exact(ratio))));
         }
     }
     for tensor in &state.tensors {
@@ -102,12 +105,16 @@ impl<'a> Reader<'a> {
 
     /// Whether the file holds parameters.
     pub fn has_params(&mut self) -> bool {
-        match self.map.get("parameters").map(String::as_str) {
-            None | Some("false") => false,
-            Some("true") => true,
-            Some(other) => {
-                self.problems.push(format!("metadata \"parameters\" is {other:?}, not true or false"));
-                false
+        self.is_true("parameters").unwrap_or(false)
+    }
+
+    fn is_true(&mut self, key: &str) -> Option<bool> {
+        match self.map.get(key)?.as_str() {
+            "false" => Some(false),
+            "true" => Some(true),
+            other => {
+                self.problems.push(format!("metadata {key:?} is {other:?}, not true or false"));
+                None
             }
         }
     }
@@ -136,6 +143,11 @@ impl<'a> Reader<'a> {
         self.parsed::<u32>(key, "a count", |_| true).into()
     }
 
+    /// A count that only the host keeps.
+    fn long_count(&mut self, key: &str) -> u64 {
+        self.parsed(key, "a count", |_| true)
+    }
+
     fn number(&mut self, key: &str) -> f64 {
         self.parsed(key, "a number", |x: &f64| x.is_finite())
     }
@@ -148,17 +160,21 @@ impl<'a> Reader<'a> {
 
     /// The state without its tensors.
     pub fn state(&mut self) -> OptimizerState {
+        let loss_scale = self.number("loss_scale");
         OptimizerState {
             steps_taken: self.count("steps_taken"),
             steps_skipped: self.count("steps_skipped"),
             micro_batches: self.count("micro_batches"),
-            loss_scale: self.number("loss_scale"),
+            loss_scale,
+            // Files written before it was told say 1 where there was none.
+            dynamic_scale: self.is_true("loss_scale.dynamic").unwrap_or(loss_scale != 1.0),
             good_steps: self.count("good_steps"),
+            ema_interval: self.has("ema.interval").then(|| self.long_count("ema.interval")),
             plateau: PlateauState {
                 factor: self.number("plateau.factor"),
                 best: self.has("plateau.best").then(|| self.number("plateau.best")),
-                bad_reports: self.count("plateau.bad_reports"),
-                cooldown: self.count("plateau.cooldown"),
+                bad_reports: self.long_count("plateau.bad_reports"),
+                cooldown: self.long_count("plateau.cooldown"),
             },
             rates: self.has("rates.lr").then(|| self.rates()),
             tensors: Vec::new(),
@@ -172,10 +188,14 @@ impl<'a> Reader<'a> {
         if there < count {
             self.problems.push(format!("metadata lacks the rates of group {there} of {count}"));
         }
-        let groups = (0..there).map(|i| GroupState {
-            pattern: self.map.get(&format!("rates.{i}.match")).cloned(),
-            lr: self.number(&format!("rates.{i}.lr")),
-            weight_decay: self.number(&format!("rates.{i}.weight_decay")),
+        let groups = (0..there).map(|i| {
+            let ratio = format!("rates.{i}.ratio");
+            GroupState {
+                pattern: self.map.get(&format!("rates.{i}.match")).cloned(),
+                lr: self.number(&format!("rates.{i}.lr")),
+                weight_decay: self.number(&format!("rates.{i}.weight_decay")),
+                ratio: self.has(&ratio).then(|| self.number(&ratio)),
+            }
         });
         let groups = groups.collect();
         RatesState { lr: self.number("rates.lr"), groups }

@@ -31,8 +31,9 @@ impl<F: Element> CpuOptimizer<F> {
     }
 
     /// Goes on with another configuration and other tensors. The state of a tensor follows where its rule is
-    /// the same: by name, slot by slot. Rates set at run time give way to the new configuration's where its
-    /// groups differ.
+    /// the same: by name, slot by slot. A tensor that changes its rule starts anew. Rates set at run time stay where
+    /// the groups and their options are the same, and else give way to the new configuration's; the schedule is
+    /// always the new one, at the count of steps so far.
     ///
     /// # Errors
     /// As [`CpuOptimizer::new`]; or `[ema]` is new, and there are steps whose weights it would lack. Nothing is
@@ -61,14 +62,10 @@ impl<F: Element> CpuOptimizer<F> {
             }
             next.states[t].factors.clone_from(factors);
         }
-        if self.plan.same_groups(&next.plan) {
-            next.rates = self.rates.clone();
-        }
-        next.rates.resume(next.rates.state().as_ref(), self.rates.plateau());
+        next.rates = self.rates.under(&self.plan, &next.plan)?;
         (next.steps_taken, next.steps_skipped) = (self.steps_taken, self.steps_skipped);
         next.micro_batches = self.micro_batches;
-        next.loss_scale = next.plan.gradient.resumed_scale(self.loss_scale);
-        next.good_steps = self.good_steps;
+        (next.loss_scale, next.good_steps) = next.plan.gradient.resumed_scale(&self.head());
         next.monitor = self.monitor.take();
         *self = next;
         Ok(())

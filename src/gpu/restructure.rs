@@ -48,7 +48,9 @@ impl Optimizer {
 
     /// Goes on with another configuration, and so with other groups, and with other tensors where both must
     /// change at once. The state of a tensor follows where its rule is the same: by name, slot by slot. A tensor
-    /// that changes its rule starts anew. Rates set at run time give way to the new configuration's.
+    /// that changes its rule starts anew. Rates set at run time stay where the groups and their options are the same,
+    /// and else give way to the new configuration's; the schedule is always the new one, at the count of steps so
+    /// far.
     ///
     /// # Errors
     /// `[ema]` is new, and there are steps whose weights it would lack; as [`Optimizer::add_tensors`]. Nothing
@@ -88,7 +90,7 @@ impl Optimizer {
         self.check_training("a change of tensors")?;
         let before = self.sync()?;
         self.step_table.check_idle(self.reports.dropped())?;
-        let state = before.control.head();
+        let state = before.control.head(&self.plan);
         let mut next = Self::new(&self.gpu, config, tensors)?;
         let old = self.plan.kept_in(&next.plan, moved.as_ref().map(|(t, _)| *t))?;
         let goes_on = old.iter().any(Option::is_some);
@@ -103,11 +105,7 @@ impl Optimizer {
         let sums: Vec<f32> = old.iter().map(sum_of).collect();
         let mut upload = Upload::new(&next.gpu);
         next.add_counts(&mut upload, &state, &counts, &sums)?;
-        let mut rates = match self.plan.same_groups(&next.plan) {
-            true => self.rates.clone(),
-            false => next.rates.clone(),
-        };
-        rates.resume(rates.state().as_ref(), self.rates.plateau());
+        let rates = self.rates.under(&self.plan, &next.plan)?;
         let restart = next.plan_restart(&mut upload, rates, &state, &counts, 0)?;
         let row_moves = moved.as_ref().map(|(t, sources)| self.move_rows(&next, *t, sources)).transpose()?;
         let copies = self.copies(&next, &old, moved.as_ref().map(|(t, _)| *t));

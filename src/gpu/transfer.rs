@@ -168,14 +168,14 @@ impl Optimizer {
         counts: &[u32],
         sums: &[f32],
     ) -> Result<()> {
-        let loss_scale = self.plan.gradient.resumed_scale(state.loss_scale);
+        let (loss_scale, good_steps) = self.plan.gradient.resumed_scale(state);
         let head = Control {
             taken: state.steps_taken as u32,
             skipped: state.steps_skipped as u32,
             micro: state.micro_batches as u32,
             loss_scale: loss_scale as f32,
             unscale: self.plan.gradient.unscale(loss_scale) as f32,
-            good_steps: state.good_steps as u32,
+            good_steps,
             ..Control::default()
         };
         upload.add(&self.tables.loss_scale, 0, bytemuck::bytes_of(&head.loss_scale))?;
@@ -290,18 +290,20 @@ pub fn decode_state(plan: &Plan, layout: &Layout, rates: &SavedRates, parts: &[V
     }
     let mut live = (0..tensors.len()).map(|t| !plan.group_of(t).frozen);
     tensors.retain(|_| live.next().unwrap_or(false));
-    OptimizerState { plateau: rates.plateau, rates: rates.set.clone(), tensors, ..control.head() }
+    OptimizerState { plateau: rates.plateau, rates: rates.set.clone(), tensors, ..control.head(plan) }
 }
 
 impl Control {
     /// The state that it counts: rates and tensors are not in it.
-    pub fn head(&self) -> OptimizerState {
+    pub fn head(&self, plan: &Plan) -> OptimizerState {
         OptimizerState {
             steps_taken: self.taken.into(),
             steps_skipped: self.skipped.into(),
             micro_batches: self.micro.into(),
             loss_scale: self.loss_scale.into(),
+            dynamic_scale: plan.gradient.has_dynamic_scale(),
             good_steps: self.good_steps.into(),
+            ema_interval: plan.ema.as_ref().map(|ema| ema.interval),
             ..OptimizerState::default()
         }
     }

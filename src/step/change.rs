@@ -104,6 +104,9 @@ impl Plan {
         if next.ema.is_some() && self.ema.is_none() && steps_taken > 0 && goes_on {
             problems.push("[ema] cannot begin in the middle of a run: it would lack the weights so far".to_owned());
         }
+        if let (Some(old), Some(new)) = (&self.ema, next.ema.as_ref().filter(|_| goes_on)) {
+            problems.extend(new.problem_after(Some(old.interval), steps_taken));
+        }
         Error::of_state(problems)
     }
 
