@@ -27,7 +27,7 @@ pub enum Saving {
 }
 
 impl Saving {
-    fn wait(self) -> Result<Checkpoint, LibraryError> {
+    pub fn wait(self) -> Result<Checkpoint, LibraryError> {
         match self {
             Self::Ready(checkpoint) => Ok(checkpoint),
             Self::Pending(pending) => pending.wait(),
@@ -79,6 +79,14 @@ impl Saver {
         let Some(writer) = self.writer.take() else { return Ok(()) };
         let written = writer.join().map_err(|_| Error::failed("--checkpoint: the writing thread panicked"))?;
         written.map_err(|e| Error::failed(format!("--checkpoint: {e}")))
+    }
+}
+
+/// A run that fails does not leave a checkpoint half written.
+impl Drop for Saver {
+    fn drop(&mut self) {
+        // What went wrong is told by what failed first.
+        let _ = self.finish();
     }
 }
 
@@ -139,6 +147,31 @@ fn from_json(text: &str) -> Option<Vec<Epoch>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_checkpoint_under_way_is_written_whatever_fails() {
+        let folder = std::env::temp_dir().join(format!("wgpu-optim-saving-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let path = folder.join("run.safetensors");
+        // Long enough to be under way.
+        let slot = |t: usize| wgpu_optim::TensorState {
+            name: format!("w{t}"),
+            shape: vec![1 << 20],
+            rule: "sgd".to_owned(),
+            steps: 1,
+            weight_sum: 0.0,
+            slots: vec![("momentum_buffer".to_owned(), vec![0.5; 1 << 20])],
+            storage: Vec::new(),
+        };
+        let state = wgpu_optim::OptimizerState { tensors: (0..16).map(slot).collect(), ..Default::default() };
+        let mut saver = Saver::new(&path, Course { seed: 0, batch: 1 });
+        saver.add(0, Saving::Ready(Checkpoint::new(state)));
+        saver.go_on(&[]).unwrap();
+        drop(saver);
+        let there = path.exists();
+        std::fs::remove_dir_all(folder).unwrap();
+        assert!(there);
+    }
 
     #[test]
     fn scores_come_back_to_the_bit() {
