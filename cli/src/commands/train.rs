@@ -108,6 +108,7 @@ pub fn run(args: &Args) -> Result<()> {
     let path = args.config.as_deref().unwrap_or(Path::new("the default configuration"));
     let mut config = input::parse(path, &text)?;
     args.storage(&mut config);
+    check_scale(&config).map_err(|e| e.about(path))?;
     // Whether it fits the network shows without a device.
     let plan = Plan::new(&config, &network::specs()).map_err(|e| Error::from(e).about(path))?;
     let resumed = args.resume.as_deref().map(|path| resumed(args, path, &config)).transpose()?;
@@ -151,6 +152,14 @@ pub fn run(args: &Args) -> Result<()> {
     }
     outputs.write(&contents)?;
     summarize(args, &history, steps, seconds, gpu.as_ref(), trainer.telemetry().looks.last())
+}
+
+/// The network multiplies no loss.
+fn check_scale(config: &OptimizerConfig) -> Result<()> {
+    match config.gradient.loss_scale {
+        Some(_) => Err(Error::input("gradient.loss_scale: the loss is not scaled here; leave it out")),
+        None => Ok(()),
+    }
 }
 
 /// Without `--config`: half a cosine over the run.

@@ -1,6 +1,6 @@
 //! The network on the CPU, in f32 for training without a GPU and in f64 for the tests.
 
-use ndarray::{Array1, Array2, Axis, Zip};
+use ndarray::{Array1, Array2, ArrayViewMutD, Axis, Zip};
 use wgpu_optim::Element;
 
 use super::{Layer, Outcome, layers};
@@ -22,6 +22,20 @@ pub fn network<F: Element>(params: &[Vec<f32>]) -> Result<Vec<Linear<F>>> {
         Ok(Linear { weight, bias: Array1::from(convert(&params[1])) })
     };
     layers().zip(params.chunks_exact(2)).map(layer).collect()
+}
+
+/// The parameters in the order of [`specs`](super::specs).
+pub fn params(network: &[Linear<f32>]) -> Vec<Vec<f32>> {
+    let values = |layer: &Linear<f32>| [layer.weight.iter().copied().collect(), layer.bias.iter().copied().collect()];
+    network.iter().flat_map(values).collect()
+}
+
+/// The same in place.
+pub fn views(network: &mut [Linear<f32>]) -> Vec<ArrayViewMutD<'_, f32>> {
+    network
+        .iter_mut()
+        .flat_map(|Linear { weight, bias }| [weight.view_mut().into_dyn(), bias.view_mut().into_dyn()])
+        .collect()
 }
 
 /// The inputs of each layer, and last the logits.

@@ -1,10 +1,11 @@
 use ndarray::{Array2, ArrayView2, Axis};
 use wgpu_optim::rules::AdamW;
 use wgpu_optim::step::Plan;
-use wgpu_optim::{Arena, Element, Gpu, OptimizerConfig};
+use wgpu_optim::{Arena, Element, EmaConfig, Gpu, OptimizerConfig};
 
 use super::cpu::{Linear, gradients, judge, network};
 use super::gpu::GpuNetwork;
+use super::trainer::{CpuTrainer, GpuTrainer, Trainer};
 use super::{Outcome, batches, initial_params, specs};
 use crate::digits::{Digits, PIXELS};
 use crate::readback::Readback;
@@ -117,6 +118,51 @@ fn gpu_gradients_are_the_cpus() {
             let error = relative_error(gradient, expected);
             assert!(error < 1e-5, "mini-batch {batch}, {}: {error:e}", spec.name);
         }
+    }
+}
+
+/// Two epochs: the training losses, the held-back loss told last, and what it is by the weights that come out
+/// and by those that are trained.
+fn two_epochs(trainer: &mut dyn Trainer, digits: &Digits) -> ([f64; 2], [f64; 3]) {
+    let mut epochs = Vec::new();
+    for order in digits.orders(5).take(2) {
+        epochs.extend(trainer.epoch(&order).unwrap());
+    }
+    epochs.extend(trainer.finish().unwrap());
+    let loss = |params: &[Vec<f32>]| {
+        let (images, labels) = images::<f32>(digits, &digits.held_back);
+        mean_loss(&judge(&network(params).unwrap(), images, &labels))
+    };
+    let trained = trainer.checkpoint().unwrap().wait().unwrap().params.unwrap();
+    let trained: Vec<_> = trained.into_iter().map(|tensor| tensor.values).collect();
+    let losses = [epochs[1].held_back.loss, loss(&trainer.params().unwrap()), loss(&trained)];
+    ([epochs[0].training.loss, epochs[1].training.loss], losses)
+}
+
+#[test]
+fn averaged_weights_are_those_judged_and_given_out() {
+    let gpu = Gpu::headless().unwrap_or_else(|e| panic!("this test needs a GPU adapter: {e}"));
+    let digits = Digits::load();
+    let params = initial_params(4);
+    let plain = || OptimizerConfig::new(AdamW::default());
+    // So slow that it stays near the start.
+    let averaged = plain().ema(EmaConfig { decay: 0.9999, ..EmaConfig::default() });
+    let schedule_free = OptimizerConfig::named("schedule_free_adamw").unwrap();
+    let both = |config: &OptimizerConfig| {
+        let mut on_gpu = GpuTrainer::new(&gpu, config, &digits, &params, 32).unwrap();
+        let mut on_cpu = CpuTrainer::new(config, &digits, &params, 32).unwrap();
+        [two_epochs(&mut on_gpu, &digits), two_epochs(&mut on_cpu, &digits)]
+    };
+    let without = both(&plain());
+    let with = both(&averaged);
+    for ((training, losses), (plain, _)) in with.into_iter().zip(without) {
+        assert_eq!(training, plain, "training goes on with its own weights");
+        assert!((losses[0] - losses[1]).abs() < 1e-5 * losses[1], "{losses:?}");
+        assert!(losses[1] > 1.5 * losses[2], "{losses:?}");
+    }
+    for (_, losses) in both(&schedule_free) {
+        assert!((losses[0] - losses[1]).abs() < 1e-5 * losses[1], "{losses:?}");
+        assert!((losses[1] - losses[2]).abs() > 1e-3 * losses[2], "{losses:?}");
     }
 }
 

@@ -2,7 +2,9 @@
 
 use ndarray::{Array2, ArrayView2, Axis};
 use wgpu_optim::cpu::{CpuOptimizer, CpuTensor};
+use wgpu_optim::schedule::Kind;
 use wgpu_optim::step::Plan;
+use wgpu_optim::wgpu::CommandEncoder;
 use wgpu_optim::{Arena, Checkpoint, Gpu, HealthConfig, Optimizer, OptimizerConfig};
 
 use super::cpu::{self, Linear};
@@ -30,7 +32,7 @@ pub struct Steps {
 
 pub trait Trainer {
     /// Trains an epoch on the training images in that order. Gives the scores that have arrived, of
-    /// this epoch or those before it, oldest first.
+    /// this epoch or those before it, oldest first. A `plateau` schedule is told the mean training loss.
     fn epoch(&mut self, order: &[u32]) -> Result<Vec<Epoch>>;
 
     /// Waits for the scores that have not arrived.
@@ -39,8 +41,8 @@ pub trait Trainer {
     /// Steps taken and skipped so far.
     fn steps(&self) -> Result<Steps>;
 
-    /// The parameters in the order of [`specs`].
-    fn params(&self) -> Result<Vec<Vec<f32>>>;
+    /// The parameters to evaluate with, in the order of [`specs`].
+    fn params(&mut self) -> Result<Vec<Vec<f32>>>;
 
     /// A checkpoint of all that has been trained so far.
     fn checkpoint(&mut self) -> Result<Saving>;
@@ -50,6 +52,29 @@ pub trait Trainer {
 
     /// What the backend told of the steps.
     fn telemetry(&self) -> &Telemetry;
+}
+
+/// Which weights to evaluate with.
+#[derive(Debug, Clone, Copy)]
+enum Evaluation {
+    Plain,
+    Ema,
+    Iterates,
+}
+
+impl Evaluation {
+    fn of(plan: &Plan) -> Self {
+        match (plan.ema.is_some(), plan.averages()) {
+            (true, _) => Self::Ema,
+            (false, true) => Self::Iterates,
+            (false, false) => Self::Plain,
+        }
+    }
+}
+
+/// Whether the schedule goes by the loss.
+fn watches(config: &OptimizerConfig) -> bool {
+    matches!(config.schedule.kind, Kind::Plateau(_))
 }
 
 /// Steps in one submission: the device starts early, and the host does not submit each by itself.
@@ -68,6 +93,7 @@ pub struct GpuTrainer {
     gpu: Gpu,
     network: GpuNetwork,
     optimizer: Optimizer,
+    watches: bool,
     readbacks: [Readback; IN_FLIGHT],
     epochs: usize,
     telemetry: Telemetry,
@@ -95,7 +121,26 @@ impl GpuTrainer {
         let interval = network.training.batches().div_ceil(LOOKS) as u64;
         optimizer.set_health(Some(HealthConfig { interval, ..HealthConfig::default() }))?;
         let telemetry = Telemetry::default();
-        Ok(Self { gpu: gpu.clone(), network, optimizer, readbacks, epochs: 0, telemetry })
+        let watches = watches(config);
+        Ok(Self { gpu: gpu.clone(), network, optimizer, watches, readbacks, epochs: 0, telemetry })
+    }
+
+    /// Records that the parameters become those to evaluate with.
+    fn begin_evaluation(&mut self, encoder: &mut CommandEncoder) -> Result<()> {
+        match Evaluation::of(self.optimizer.plan()) {
+            Evaluation::Plain => Ok(()),
+            Evaluation::Ema => Ok(self.optimizer.swap_ema(encoder)?),
+            Evaluation::Iterates => Ok(self.optimizer.begin_evaluation(encoder)?),
+        }
+    }
+
+    /// Records that they become again those to train with.
+    fn end_evaluation(&mut self, encoder: &mut CommandEncoder) -> Result<()> {
+        match Evaluation::of(self.optimizer.plan()) {
+            Evaluation::Plain => Ok(()),
+            Evaluation::Ema => Ok(self.optimizer.swap_ema(encoder)?),
+            Evaluation::Iterates => Ok(self.optimizer.end_evaluation(encoder)?),
+        }
     }
 
     /// Picks up what has arrived.
@@ -132,13 +177,24 @@ impl Trainer for GpuTrainer {
             self.pick_up()?;
         }
         let mut encoder = device.create_command_encoder(&Default::default());
+        self.begin_evaluation(&mut encoder)?;
         self.network.record_judging(&mut encoder);
+        self.end_evaluation(&mut encoder)?;
         let outcomes = [&self.network.training.outcomes, &self.network.held_back.outcomes];
         self.readbacks[slot].record(&mut encoder, &outcomes.map(|buffer| buffer.slice(..)));
         queue.submit([encoder.finish()]);
         self.readbacks[slot].request();
         self.epochs += 1;
-        Ok(arrived.iter().map(|values| self.scores(values)).collect())
+        let mut scores: Vec<_> = arrived.iter().map(|values| self.scores(values)).collect();
+        // The next epoch's rate depends on this one's loss: nothing can be in flight.
+        if self.watches
+            && let Some(values) = self.readbacks[slot].take(true)?
+        {
+            let epoch = self.scores(&values);
+            self.optimizer.report_loss(epoch.training.loss)?;
+            scores.push(epoch);
+        }
+        Ok(scores)
     }
 
     fn finish(&mut self) -> Result<Vec<Epoch>> {
@@ -158,8 +214,16 @@ impl Trainer for GpuTrainer {
         Ok(Steps { taken: state.steps_taken, skipped: state.steps_skipped })
     }
 
-    fn params(&self) -> Result<Vec<Vec<f32>>> {
-        Ok(self.optimizer.params_blocking()?)
+    fn params(&mut self) -> Result<Vec<Vec<f32>>> {
+        let gpu = self.gpu.clone();
+        let mut encoder = gpu.device().create_command_encoder(&Default::default());
+        self.begin_evaluation(&mut encoder)?;
+        gpu.queue().submit([encoder.finish()]);
+        let params = self.optimizer.params_blocking()?;
+        let mut encoder = gpu.device().create_command_encoder(&Default::default());
+        self.end_evaluation(&mut encoder)?;
+        gpu.queue().submit([encoder.finish()]);
+        Ok(params)
     }
 
     fn checkpoint(&mut self) -> Result<Saving> {
@@ -182,6 +246,7 @@ impl Trainer for GpuTrainer {
 pub struct CpuTrainer {
     network: Vec<Linear<f32>>,
     optimizer: CpuOptimizer<f32>,
+    watches: bool,
     images: Array2<f32>,
     labels: Vec<u8>,
     held_back: Vec<u32>,
@@ -200,6 +265,7 @@ impl CpuTrainer {
         Ok(Self {
             network: cpu::network(params)?,
             optimizer,
+            watches: watches(config),
             images: images.map_err(Error::failed)?.to_owned(),
             labels: digits.labels.clone(),
             held_back: digits.held_back.clone(),
@@ -207,6 +273,23 @@ impl CpuTrainer {
             steps: Steps::default(),
             telemetry: Telemetry::default(),
         })
+    }
+
+    /// The network with the weights to evaluate with.
+    fn evaluation_network(&mut self) -> Result<Vec<Linear<f32>>> {
+        let mut network = self.network.clone();
+        match Evaluation::of(self.optimizer.plan()) {
+            Evaluation::Plain => {}
+            // In a copy: the weights to train with never leave their place.
+            Evaluation::Ema => self.optimizer.clone().swap_ema(&mut cpu::views(&mut network))?,
+            Evaluation::Iterates => {
+                let weights = self.optimizer.evaluation_weights(&cpu::views(&mut network))?;
+                for (mut params, weights) in cpu::views(&mut network).into_iter().zip(weights) {
+                    params.assign(&weights);
+                }
+            }
+        }
+        Ok(network)
     }
 
     fn gather(&self, order: &[u32]) -> (Array2<f32>, Vec<u8>) {
@@ -239,8 +322,12 @@ impl Trainer for CpuTrainer {
             self.telemetry.look(self.optimizer.health());
         }
         let (images, labels) = self.gather(&self.held_back);
-        let held_back = Score::of(&cpu::judge(&self.network, images, &labels));
-        Ok(vec![Epoch { training: Score::of(&training), held_back }])
+        let held_back = Score::of(&cpu::judge(&self.evaluation_network()?, images, &labels));
+        let training = Score::of(&training);
+        if self.watches {
+            self.optimizer.report_loss(training.loss)?;
+        }
+        Ok(vec![Epoch { training, held_back }])
     }
 
     fn finish(&mut self) -> Result<Vec<Epoch>> {
@@ -257,7 +344,7 @@ impl Trainer for CpuTrainer {
 
     fn checkpoint(&mut self) -> Result<Saving> {
         let checkpoint = Checkpoint::new(self.optimizer.state());
-        Ok(Saving::Ready(checkpoint.with_params(self.optimizer.plan(), self.params()?)))
+        Ok(Saving::Ready(checkpoint.with_params(self.optimizer.plan(), cpu::params(&self.network))))
     }
 
     fn resume(&mut self, checkpoint: &Checkpoint) -> Result<()> {
@@ -269,9 +356,7 @@ impl Trainer for CpuTrainer {
         Ok(())
     }
 
-    fn params(&self) -> Result<Vec<Vec<f32>>> {
-        let values =
-            |layer: &Linear<f32>| [layer.weight.iter().copied().collect(), layer.bias.iter().copied().collect()];
-        Ok(self.network.iter().flat_map(values).collect())
+    fn params(&mut self) -> Result<Vec<Vec<f32>>> {
+        Ok(cpu::params(&self.evaluation_network()?))
     }
 }

@@ -110,6 +110,34 @@ fn a_configuration_names_the_networks_tensors() {
     assert!(outcome.stderr.contains("bad.toml") && outcome.stderr.contains("conv*"), "{}", outcome.stderr);
 }
 
+#[test]
+fn a_plateau_is_told_the_training_loss() {
+    for backend in ["gpu", "cpu"] {
+        let folder = Folder::new();
+        // Losses that fall never rise: the second epoch stops it all.
+        let plateau = "[schedule]\nkind = \"plateau\"\nmode = \"max\"\npatience = 0\nfactor = 1e-12\n";
+        let config = folder.write("run.toml", format!("[optimizer]\nrule = \"sgd\"\nlr = 0.1\n{plateau}"));
+        let summary = json(&["train", "--json", "--config", &config, "--epochs", "5", "--backend", backend]);
+        let losses: Vec<_> =
+            summary["epochs"].as_array().unwrap().iter().map(|e| e["loss"].as_f64().unwrap()).collect();
+        assert_eq!(losses.len(), 5);
+        assert!(losses[1] < 0.9 * losses[0] && losses[2] < 0.99 * losses[1], "{losses:?}");
+        assert!(losses[3..].iter().all(|loss| (loss - losses[4]).abs() < 1e-4 * loss), "{backend}: {losses:?}");
+    }
+}
+
+#[test]
+fn a_loss_that_nobody_scales_has_no_loss_scale() {
+    let folder = Folder::new();
+    for scale in ["1024.0", "{ init = 1024.0 }"] {
+        let config =
+            folder.write("run.toml", format!("[optimizer]\nrule = \"sgd\"\n[gradient]\nloss_scale = {scale}\n"));
+        let outcome = program(&["train", "--config", &config, "--epochs", "1"], &[]);
+        assert_eq!((outcome.code, outcome.stdout.as_str()), (2, ""));
+        assert!(outcome.stderr.contains("run.toml: gradient.loss_scale"), "{}", outcome.stderr);
+    }
+}
+
 #[cfg(unix)]
 #[test]
 fn an_interrupt_leaves_files_whole() {
