@@ -1,11 +1,10 @@
-use std::mem::discriminant;
 use std::path::PathBuf;
 
 use serde_json::json;
-use wgpu_optim::OptimizerConfig;
 use wgpu_optim::rates::Rates;
 use wgpu_optim::schedule::Kind;
 use wgpu_optim::step::Plan;
+use wgpu_optim::{OptimizerConfig, Schedule};
 
 use crate::error::{Error, Result};
 use crate::output::{self, Outputs};
@@ -26,7 +25,7 @@ pub struct Args {
     #[arg(long, value_name = "RUN.toml")]
     config: PathBuf,
     /// How many steps [default: until the schedule ends]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=LONGEST))]
     steps: Option<u64>,
     /// The losses for a plateau schedule, a line each: the nth is reported after step n
     #[arg(long, value_name = "FILE")]
@@ -39,6 +38,8 @@ pub struct Args {
     json: bool,
 }
 
+/// Steps that can be shown.
+const LONGEST: u64 = 10_000_000;
 /// Rows of the table, about.
 const ROWS: usize = 20;
 /// Points of the picture: more do not show.
@@ -57,13 +58,13 @@ pub fn run(args: &Args) -> Result<()> {
         }
         (Some(steps), _) => steps,
         (None, Some(_)) => losses.len() as u64 + 1,
-        (None, None) => length(&config),
+        (None, None) => length(&config.schedule).saturating_add(1).min(LONGEST),
     };
     let rates = rates(config.clone(), &losses, steps)?;
 
     if args.plot.is_some() {
         let points = thinned(rates.len(), POINTS).map(|t| (t as f64, rates[t])).collect();
-        outputs.write(&[plot::learning_rate(&name(&config), points).svg((800, 420))?.into_bytes()])?;
+        outputs.write(&[plot::learning_rate(&name(&config.schedule), points).svg((800, 420))?.into_bytes()])?;
     }
     if args.json {
         let rows = rates.iter().enumerate().map(|(t, lr)| json!({ "t": t, "lr": lr }));
@@ -90,33 +91,37 @@ fn rates(mut config: OptimizerConfig, losses: &[f64], steps: u64) -> Result<Vec<
     (0..steps).map(rate).collect()
 }
 
-/// Steps after which a schedule does nothing new, and the step after them.
-fn length(config: &OptimizerConfig) -> u64 {
-    let warmup = config.schedule.warmup_steps;
-    let end = match &config.schedule.kind {
+/// Steps after which a schedule, with those that follow it, does nothing new.
+fn length(schedule: &Schedule) -> u64 {
+    if let Some(then) = &schedule.then {
+        return then.after.saturating_add(length(&then.schedule));
+    }
+    let warmup = schedule.warmup_steps;
+    match &schedule.kind {
         Kind::Linear(k) => k.total_steps,
         Kind::Polynomial(k) => k.total_steps,
         Kind::Cosine(k) => k.total_steps,
         Kind::Geometric(k) => k.total_steps,
         Kind::OneCycle(k) => k.total_steps,
         Kind::Step(k) => warmup.saturating_add(k.step_size.saturating_mul(5)),
-        Kind::MultiStep(k) => warmup.saturating_add(k.milestones.last().map_or(0, |m| m + m / 4)),
+        Kind::MultiStep(k) => warmup.saturating_add(k.milestones.last().map_or(0, |m| m.saturating_add(m / 4))),
         Kind::CosineRestarts(k) => {
             let lengths = std::iter::successors(Some(k.period), |p| Some(p.saturating_mul(k.multiplier)));
             lengths.take(4).fold(warmup, u64::saturating_add)
         }
         _ => warmup.saturating_add(ENDLESS),
-    };
-    end.saturating_add(1).min(10_000_000)
+    }
 }
 
-fn name(config: &OptimizerConfig) -> String {
-    let same = |kind: &Kind| discriminant(kind) == discriminant(&config.schedule.kind);
-    let kind = Kind::NAMES.iter().find(|name| Kind::by_name(name).as_ref().is_some_and(same));
-    let kind = kind.copied().unwrap_or("schedule");
-    match config.schedule.warmup_steps {
+fn name(schedule: &Schedule) -> String {
+    let kind = schedule.kind.name();
+    let own = match schedule.warmup_steps {
         0 => kind.to_owned(),
         steps => format!("{kind} after {steps} steps of warm-up"),
+    };
+    match &schedule.then {
+        Some(then) => format!("{own}, then {}", name(&then.schedule)),
+        None => own,
     }
 }
 

@@ -24,6 +24,21 @@ fn every_step_has_its_rate() {
 }
 
 #[test]
+fn a_schedule_is_as_long_as_all_its_parts() {
+    let folder = Folder::new();
+    let linear = "kind = \"linear\"\nend_factor = 0.0\n";
+    let parts = format!(
+        "[schedule]\n{linear}total_steps = 1000\n[[schedule.then]]\nafter = 3\nkind = \"constant\"\n\
+         [[schedule.then]]\nafter = 2\n{linear}total_steps = 2\n"
+    );
+    let (path, plot) = (config(&folder, &parts), folder.arg("lr.svg"));
+    let rows = run(&["schedule", "--config", &path, "--json", "--plot", &plot]);
+    assert_eq!(rates(&rows)[3..], [0.5, 0.5, 0.5, 0.25, 0.0]);
+    let svg = std::fs::read_to_string(&plot).unwrap();
+    assert!(svg.contains("linear, then constant, then linear"), "the plot lacks its parts");
+}
+
+#[test]
 fn losses_lower_a_plateau() {
     let folder = Folder::new();
     let path = config(&folder, "[schedule]\nkind = \"plateau\"\nfactor = 0.5\npatience = 0\n");
