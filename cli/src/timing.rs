@@ -131,8 +131,12 @@ pub fn specs(elements: usize, tensors: usize) -> Vec<TensorSpec> {
 /// What a tensor holds, for a configuration and a stream alike.
 fn values(count: usize, seed: u32) -> Vec<f32> {
     // Weyl's sequence: no value comes twice soon, and memory is no one page again and again.
-    let value = |i: u32| i.wrapping_mul(0x9e37_79b9).wrapping_add(seed) as f32 / 2f32.powi(31) - 1.0;
-    (0..count as u32).map(value).collect()
+    numbers(count, seed).collect()
+}
+
+fn numbers(count: usize, seed: u32) -> impl ExactSizeIterator<Item = f32> {
+    // Past 2^32 it begins again.
+    (0..count).map(move |i| (i as u32).wrapping_mul(0x9e37_79b9).wrapping_add(seed) as f32 / 2f32.powi(31) - 1.0)
 }
 
 /// What both backends need to begin.
@@ -154,6 +158,12 @@ mod tests {
         assert_eq!(median(&[]), None);
         assert_eq!(median(&[3.0, 1.0, 2.0]), Some(2.0));
         assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), Some(2.5));
+    }
+
+    #[cfg(target_pointer_width = "64")]
+    #[test]
+    fn a_tensor_of_more_than_32_bits_is_filled() {
+        assert_eq!(numbers(1 << 32, 0).len(), 1 << 32);
     }
 
     #[test]
