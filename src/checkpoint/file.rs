@@ -27,7 +27,8 @@ impl Checkpoint {
         write(path, &self.to_safetensors()?).map_err(|e| problem(path, &e))
     }
 
-    /// Reads a file for the optimizer of that plan. Takes no more memory than the file is long, twice.
+    /// Reads a file for the optimizer of that plan. Takes as much memory as the file is long, and four bytes for
+    /// every number in it.
     ///
     /// # Errors
     /// It cannot be read; or as [`Checkpoint::from_safetensors`].
