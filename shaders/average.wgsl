@@ -25,6 +25,7 @@ fn average_weights(
         let count = min(block.len - i, 4u);
         let p = load_weights(block, i, count);
         let word = ema_word(block, i);
-        set_state_f32(word, pack(average(unpack(state_f32(word)), p, weight)));
+        let old = state_f32(word);
+        set_state_f32(word, select(pack(average(unpack(old), p, weight)), pack(p), is_nan(old)));
     }
 }

@@ -1,5 +1,5 @@
 // Exchanges parameters and their moving average, to evaluate with it and to go on training after. A
-// tensor that has no average yet is left alone.
+// tensor that has no average yet is left alone, and so is a row that joined after the last averaging: NaN.
 
 @group(1) @binding(0) var<storage, read> blocks: array<Block>;
 @group(1) @binding(1) var<uniform> settings: Settings;
@@ -22,9 +22,10 @@ fn swap_weights(
     for (var i = thread * 4u; i < block.len; i += WORKGROUP * 4u) {
         let count = min(block.len - i, 4u);
         let word = ema_word(block, i);
-        let average = unpack(state_f32(word));
-        set_state_f32(word, pack(load_weights(block, i, count)));
+        let average = state_f32(word);
+        let p = load_weights(block, i, count);
+        set_state_f32(word, select(pack(p), average, is_nan(average)));
         // Nothing is rounded by chance where there is an average.
-        store_weights(block, i, count, average, vec2<u32>());
+        store_weights(block, i, count, select(unpack(average), p, is_nan(average)), vec2<u32>());
     }
 }

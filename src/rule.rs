@@ -14,6 +14,8 @@ pub struct Slot {
     pub name: &'static str,
     /// The value before the first step.
     pub initial: f64,
+    /// The value in rows that join a tensor later.
+    pub in_new_rows: f64,
     /// Whether values can be below zero, which compressed storage must know.
     pub signed: bool,
     /// Whether it may be stored in fewer than 32 bits.
@@ -27,12 +29,20 @@ pub struct Slot {
 impl Slot {
     /// An active slot that starts at zero and takes both signs.
     pub const fn signed(name: &'static str) -> Self {
-        Self { name, initial: 0.0, signed: true, compressible: true, active: true, mean_square: false }
+        Self { signed: true, ..Self::unsigned(name) }
     }
 
     /// An active slot that starts at zero and is never negative.
     pub const fn unsigned(name: &'static str) -> Self {
-        Self { name, initial: 0.0, signed: false, compressible: true, active: true, mean_square: false }
+        Self {
+            name,
+            initial: 0.0,
+            in_new_rows: 0.0,
+            signed: false,
+            compressible: true,
+            active: true,
+            mean_square: false,
+        }
     }
 
     /// The moving average of g², kept by the engine and read by the rule with this step's gradient in it.
@@ -42,6 +52,13 @@ impl Slot {
     /// 2018). A rule has at most one.
     pub const fn mean_square(name: &'static str) -> Self {
         Self { mean_square: true, ..Self::unsigned(name) }
+    }
+
+    /// The same slot, in f32 whatever the storage, NaN in rows that join a tensor later: the rule takes the weights
+    /// in its place there, which the caller gives those rows after they have joined.
+    pub const fn follows_weights(mut self) -> Self {
+        self.in_new_rows = f64::NAN;
+        self.exact()
     }
 
     /// The same slot, in f32 whatever the storage: for what must not be off by a percent.
@@ -59,6 +76,7 @@ impl Slot {
     /// The same slot with another value before the first step.
     pub const fn starting_at(mut self, initial: f64) -> Self {
         self.initial = initial;
+        self.in_new_rows = initial;
         self
     }
 }

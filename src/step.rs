@@ -15,7 +15,7 @@ use crate::config::{CommonOptions, OptimizerConfig};
 use crate::ema::EmaConfig;
 use crate::gradient::GradientConfig;
 use crate::lines::{Lines, Matrices};
-use crate::rule::Rule;
+use crate::rule::{Rule, Slot};
 use crate::schedule::Schedule;
 use crate::state::SlotStorage;
 use crate::storage::{Format, Q8_BLOCK, StateFormat, Storage, noise_key};
@@ -174,11 +174,19 @@ impl Plan {
 
     /// What a tensor's kept slots start from, in the order of the state's memory.
     pub(crate) fn initial_of(&self, tensor: usize) -> Vec<f64> {
+        self.starts_of(tensor, |slot| slot.initial)
+    }
+
+    /// The same of rows that join it later.
+    pub(crate) fn row_initial_of(&self, tensor: usize) -> Vec<f64> {
+        self.starts_of(tensor, |slot| slot.in_new_rows)
+    }
+
+    fn starts_of(&self, tensor: usize, start: impl Fn(&Slot) -> f64) -> Vec<f64> {
         // A variant may serve groups whose slots start from different values.
         let own = self.group_of(tensor).rule.slots();
         let variant = self.variant_of(tensor);
-        let engine = variant.engine.iter().map(|s| s.initial);
-        engine.chain(variant.active.iter().map(|i| own[*i].initial)).collect()
+        variant.engine.iter().chain(variant.active.iter().map(|i| &own[*i])).map(start).collect()
     }
 
     /// Whether a tensor's kept slot takes both signs.

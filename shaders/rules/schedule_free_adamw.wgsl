@@ -24,8 +24,9 @@ fn direction(p: vec4<f32>, g: vec4<f32>, s: ptr<function, State>, h: Hyper) -> v
 }
 
 // With d = size*step, z <- z - d and x <- x + share*(z - x), y moves by share*(y - z) + (1 - beta1*(1 - share))*d.
+// In rows that joined the tensor after its first step z is NaN, and starts from y too.
 fn averaged(p: vec4<f32>, step: vec4<f32>, share: f32, s: ptr<function, State>, h: Hyper) -> vec4<f32> {
-    let z = select((*s).z, p, h.first != 0.0);
+    let z = select((*s).z, p, is_nan(pack((*s).z)) | vec4<bool>(h.first != 0.0));
     let d = h.size * step;
     (*s).z = z - d;
     return share * (p - z) + (1.0 - h.beta1 * (1.0 - share)) * d;
@@ -33,5 +34,5 @@ fn averaged(p: vec4<f32>, step: vec4<f32>, share: f32, s: ptr<function, State>, 
 
 // x
 fn evaluated(p: vec4<f32>, s: State, h: Hyper) -> vec4<f32> {
-    return (p - (1.0 - h.beta1) * s.z) / h.beta1;
+    return select((p - (1.0 - h.beta1) * s.z) / h.beta1, p, is_nan(pack(s.z)));
 }

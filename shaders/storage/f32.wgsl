@@ -12,3 +12,8 @@ fn pack(values: vec4<f32>) -> vec4<u32> {
 fn nonfinite(words: vec4<u32>) -> vec4<bool> {
     return (words & vec4<u32>(0x7f800000u)) == vec4<u32>(0x7f800000u);
 }
+
+// NaN, likewise. It stands for what is not there yet.
+fn is_nan(words: vec4<u32>) -> vec4<bool> {
+    return (words & vec4<u32>(0x7fffffffu)) > vec4<u32>(0x7f800000u);
+}

@@ -34,10 +34,10 @@ impl<F: Element> CpuOptimizer<F> {
                     let format = variant.storage.params;
                     let stored: Vec<F> = params.iter().copied().collect();
                     refresh(format, &stored, master);
-                    std::mem::swap(average, master);
+                    average.iter_mut().zip(&mut *master).for_each(|(a, w)| exchange(a, w));
                     params.iter_mut().zip(master).for_each(|(p, weight)| *p = round(format, *weight));
                 }
-                (Some(average), None) => params.iter_mut().zip(average).for_each(|(p, a)| std::mem::swap(p, a)),
+                (Some(average), None) => params.iter_mut().zip(average).for_each(|(p, a)| exchange(a, p)),
                 _ => {}
             }
         }
@@ -78,5 +78,12 @@ impl<F: Element> CpuOptimizer<F> {
             weights
         });
         Ok(weights.collect())
+    }
+}
+
+/// A weight and its average, where it has one: rows that joined the tensor after its last averaging have none.
+fn exchange<F: Element>(average: &mut F, weight: &mut F) {
+    if !average.is_nan() {
+        std::mem::swap(average, weight);
     }
 }

@@ -234,7 +234,9 @@ pub fn average<F: Element>(dense: &mut [Dense<'_, F>], plan: &Plan) {
         let weights = master.as_deref().map_or(&**params, Vec::as_slice);
         let chunks: Vec<_> = ema.chunks_mut(TASK).zip(weights.chunks(TASK)).collect();
         map(chunks, |(ema, params)| {
-            ema.iter_mut().zip(params).for_each(|(a, p)| *a = maths::average(*a, *p, weight));
+            // Rows that joined the tensor after its last averaging have none.
+            let next = |a: F, p: F| if a.is_nan() { p } else { maths::average(a, p, weight) };
+            ema.iter_mut().zip(params).for_each(|(a, p)| *a = next(*a, *p));
         });
     }
 }

@@ -72,7 +72,8 @@ impl<F: Element> CpuOptimizer<F> {
     }
 
     /// Gives a tensor other rows, along the first dimension: new row `i` is the old row `rows[i]`, with all its
-    /// slots, or one whose slots start anew where that is `None`. The parameters are the caller's to move.
+    /// slots, or one whose slots start anew where that is `None`, averages of the weights from the parameters that it then has.
+    /// The parameters are the caller's to move.
     ///
     /// # Errors
     /// There is no such tensor, it is frozen or has no rows, or an old row does not exist; its state is `q8`, and its
@@ -100,6 +101,8 @@ impl<F: Element> CpuOptimizer<F> {
                 None => to.clone_from(from),
             }
         }
+        let fresh = sources.iter().enumerate().filter(|(_, old)| u64::from(**old) >= count);
+        self.start_rows(tensor, width, fresh.map(|(new, _)| new).collect());
         Ok(())
     }
 
@@ -115,9 +118,15 @@ impl<F: Element> CpuOptimizer<F> {
         if let Some(row) = rows.iter().find(|row| u64::from(**row) >= count) {
             return Err(Error::no_row(name, (*row).into(), count));
         }
-        let starts = self.plan.initial_of(tensor);
+        self.start_rows(tensor, width, rows.iter().map(|row| *row as usize).collect());
+        Ok(())
+    }
+
+    /// Gives rows what slots of new rows start from.
+    fn start_rows(&mut self, tensor: usize, width: u64, rows: Vec<usize>) {
+        let starts = self.plan.row_initial_of(tensor);
         let formats = self.plan.variant_of(tensor).formats().zip(self.plan.variant_of(tensor).kept());
-        let pairs: Vec<_> = rows.iter().map(|row| (*row as usize, 0)).collect();
+        let pairs: Vec<_> = rows.iter().map(|row| (*row, 0)).collect();
         for ((slot, (format, kept)), start) in self.states[tensor].slots.iter_mut().zip(formats).zip(starts) {
             let fresh = Stored::new(format, kept.signed, start, width as usize);
             slot.copy_rows(&fresh, &pairs, width as usize);
@@ -125,12 +134,9 @@ impl<F: Element> CpuOptimizer<F> {
         let widths = self.plan.factor_widths(tensor);
         for (values, width) in self.states[tensor].factors.iter_mut().zip(widths) {
             let Some(width) = width else { continue };
-            for row in rows {
-                let first = (u64::from(*row) * width) as usize;
-                values[first..first + width as usize].fill(F::zero());
-            }
+            let width = width as usize;
+            rows.iter().for_each(|row| values[row * width..][..width].fill(F::zero()));
         }
-        Ok(())
     }
 
     fn specs(&self) -> impl Iterator<Item = TensorSpec> {

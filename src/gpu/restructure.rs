@@ -61,7 +61,7 @@ impl Optimizer {
 
     /// Replaces a tensor by one of the same name with other rows, along the first dimension, in other memory: new
     /// row `i` is the old row `rows[i]`, with all its slots, or a new one where that is `None`, with parameters
-    /// of 0 and slots as they start. So rows are gathered, dropped, repeated and appended. The tensor's count of
+    /// of 0 and slots as they start; averages of the weights start from the parameters that you write there. So rows are gathered, dropped, repeated and appended. The tensor's count of
     /// steps stays.
     ///
     /// # Errors

@@ -53,7 +53,7 @@ impl Slots {
     pub fn of(plan: &Plan, tensor: usize) -> Self {
         let mut kept: Vec<RowSlot> = Vec::new();
         let formats = plan.variant_of(tensor).formats();
-        for (slot, (format, initial)) in formats.zip(plan.initial_of(tensor)).enumerate() {
+        for (slot, (format, initial)) in formats.zip(plan.row_initial_of(tensor)).enumerate() {
             let mut words = vec![0; format.words(Q8_BLOCK) as usize];
             let values = [initial as f32; Q8_BLOCK as usize];
             format.encode(&values, plan.is_signed(tensor, slot), None, &mut words);

@@ -50,7 +50,7 @@ impl Rule for ScheduleFreeAdamW {
         Decay::InRatio(self.weight_decay)
     }
     fn slots(&self) -> Vec<Slot> {
-        vec![Slot::signed("z").exact(), Slot::unsigned("exp_avg_sq")]
+        vec![Slot::signed("z").follows_weights(), Slot::unsigned("exp_avg_sq")]
     }
     fn wgsl(&self) -> &str {
         include_str!("../../shaders/rules/schedule_free_adamw.wgsl")
@@ -101,13 +101,13 @@ impl Twin for ScheduleFreeAdamW {
 
     #[inline(always)]
     fn averaged<F: Float>(&self, p: F, step: F, share: F, s: &mut [F; 2], h: &ScheduleFreeAdamWHyper<F>) -> F {
-        let z = if h.first != F::zero() { p } else { s[0] };
+        let z = if h.first != F::zero() || s[0].is_nan() { p } else { s[0] };
         let d = h.size * step;
         s[0] = z - d;
         share * (p - z) + (F::one() - h.beta1 * (F::one() - share)) * d
     }
 
     fn evaluated<F: Float>(&self, p: F, s: &[F; 2], h: &ScheduleFreeAdamWHyper<F>) -> F {
-        (p - (F::one() - h.beta1) * s[0]) / h.beta1
+        if s[0].is_nan() { p } else { (p - (F::one() - h.beta1) * s[0]) / h.beta1 }
     }
 }

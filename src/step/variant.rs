@@ -70,7 +70,7 @@ impl Variant {
         let kept = |slot: &Slot| slot.active && !(factored && slot.mean_square);
         let active = (0..slots.len()).filter(|i| kept(&slots[*i])).collect();
         let accumulator = config.gradient.accumulates().then_some(Slot::signed(ACCUMULATOR));
-        let ema = config.ema.is_some().then_some(Slot::signed(EMA));
+        let ema = config.ema.is_some().then_some(Slot::signed(EMA).follows_weights());
         let master = storage.master.then_some(Slot::signed(MASTER));
         let engine = accumulator.into_iter().chain(ema).chain(master).collect();
         Self { rule: rule.boxed(), engine, slots, active, stepping: Stepping::of(rule, common), factored, storage }
