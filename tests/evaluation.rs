@@ -10,7 +10,9 @@ use support::{Numbers, arena, gpu, relative_error, submit, wide};
 use wgpu_optim::cpu::{CpuOptimizer, CpuTensor};
 use wgpu_optim::rules::{AdamW, ScheduleFreeAdamW};
 use wgpu_optim::schedule::Cosine;
-use wgpu_optim::{EmaConfig, Error, Optimizer, OptimizerConfig, Schedule, TensorSpec};
+use wgpu_optim::{
+    Arena, EmaConfig, Error, Format, Optimizer, OptimizerConfig, Rounding, Schedule, StorageConfig, TensorSpec,
+};
 
 const SIZE: usize = 5003;
 
@@ -169,4 +171,41 @@ fn an_evaluation_of_averaged_iterates_ends_before_the_next_step() {
     submit(&gpu, |encoder| optimizer.end_evaluation(encoder).unwrap());
     assert_eq!(model.params(), training);
     model.assert_guards();
+}
+
+/// Whatever an evaluation needs of the last step is there without one: after a load, and after a change of tensors.
+#[test]
+fn an_evaluation_before_the_first_step_of_a_resumed_run_is_that_of_the_run() {
+    let gpu = gpu();
+    let specs = [TensorSpec::new("a", [4099]), TensorSpec::new("late", [70])];
+    let params: Vec<_> = [4099, 70].map(|n| Numbers::new(n).take(n as usize)).to_vec();
+    let rounded = StorageConfig { params: Format::Bf16, rounding: Rounding::Stochastic, ..StorageConfig::default() };
+    for storage in [StorageConfig::default(), rounded] {
+        let config = schedule_free().storage(storage);
+        let model = || Model::new(&gpu, &config, &specs, &params, Place::Arena);
+        let mut run = model();
+        for step in 0..6 {
+            // The second follows a count of its own.
+            run.step_some(&[Some(Numbers::new(step).take(4099)), (step > 3).then(|| Numbers::new(step).take(70))]);
+        }
+        let checkpoint = run.optimizer.checkpoint_blocking().unwrap();
+        let evaluated = |model: &mut Model| {
+            let optimizer = &mut model.optimizer;
+            submit(&gpu, |encoder| optimizer.begin_evaluation(encoder).unwrap());
+            let weights = model.params();
+            let optimizer = &mut model.optimizer;
+            submit(&gpu, |encoder| optimizer.end_evaluation(encoder).unwrap());
+            weights
+        };
+        let expected = evaluated(&mut run);
+        assert!(expected.iter().flatten().all(|x| x.is_finite()));
+
+        let mut resumed = model();
+        resumed.optimizer.load_checkpoint(&checkpoint).unwrap();
+        assert_eq!(evaluated(&mut resumed), expected, "after a load");
+        let spec = TensorSpec::new("new", [5]);
+        let more = Arena::for_config(&gpu, &config, [spec]).unwrap();
+        run.optimizer.add_tensors(more.tensors().to_vec()).unwrap();
+        assert_eq!(evaluated(&mut run)[..2], expected, "after a change of tensors");
+    }
 }

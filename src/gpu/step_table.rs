@@ -12,6 +12,7 @@ use super::context::Gpu;
 use super::reports::Snapshot;
 use super::rows::{LaneSource, ROW_WORDS, RatesRow};
 use super::upload::Writes;
+use crate::hyper::Scalars;
 use crate::rates::Rates;
 use crate::state::OptimizerState;
 use crate::step::Plan;
@@ -150,6 +151,11 @@ impl StepTable {
 
     pub fn lanes(&self) -> u32 {
         self.lanes.len() as u32
+    }
+
+    /// The scalars of each lane's last step, if it has taken any, by the counts that are confirmed.
+    pub fn last_scalars(&self, plan: &Plan) -> Vec<Scalars> {
+        self.lanes.iter().map(|lane| plan.groups[lane.group].rule.scalars(lane.confirmed.max(1))).collect()
     }
 
     /// Whether any tensor counts by itself, so that reports must bring the counts.

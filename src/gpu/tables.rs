@@ -1,6 +1,6 @@
 //! Buffers of an optimizer that no span owns, and the bind groups over them.
 
-use bytemuck::cast_slice;
+use bytemuck::{Zeroable, cast_slice};
 use wgpu::BufferUsages;
 
 use super::by_line::{self, Lines};
@@ -11,6 +11,7 @@ use super::rows::{BlockRow, Control, Lane, Partial, Settings, TensorRow, Verdict
 use super::step_table::StepTable;
 use super::upload::Writes;
 use crate::Result;
+use crate::hyper::Scalars;
 use crate::layout::Layout;
 use crate::loss_scale::{DynamicScale, LossScale};
 use crate::step::Plan;
@@ -256,8 +257,9 @@ impl Tables {
         gpu.put(&control, 0, bytemuck::bytes_of(&start))?;
         let loss_scale = gpu.buffer("loss scale", sizes.loss_scale, copied | BufferUsages::UNIFORM)?;
         gpu.put(&loss_scale, 0, bytemuck::bytes_of(&(scale as f32)))?;
-        let lanes = gpu.buffer("lanes", sizes.lanes, storage)?;
-        let verdicts = gpu.buffer("verdicts", sizes.verdicts, storage)?;
+        let written = storage | BufferUsages::COPY_DST;
+        let lanes = gpu.buffer("lanes", sizes.lanes, written)?;
+        let verdicts = gpu.buffer("verdicts", sizes.verdicts, written)?;
         let absent = gpu.buffer("absent", sizes.marks, copied)?;
         let ones = gpu.buffer_of("ones", cast_slice(&vec![1u32; sizes.marks as usize / 4]), BufferUsages::COPY_SRC)?;
         let partials = gpu.buffer("partials", sizes.partials, copied)?;
@@ -367,6 +369,29 @@ impl Tables {
     pub fn write_lanes(&self, to: &mut dyn Writes, rows: &LaneRows) -> Result<()> {
         to.put(&self.settings, 0, bytemuck::bytes_of(&rows.settings))?;
         to.put(&self.tensors, 0, cast_slice(&rows.tensors))
+    }
+
+    /// Writes what `prepare` would have left of the last step, for what is recorded before the next: the lanes' scalars
+    /// and, with the counts that the tensors have, their verdicts.
+    pub fn write_last_step(
+        &self,
+        to: &mut dyn Writes,
+        rows: &LaneRows,
+        scalars: &[Scalars],
+        counts: &[u32],
+    ) -> Result<()> {
+        let lanes: Vec<_> =
+            scalars.iter().map(|row| Lane { scalars: row.map(|x| x as f32), ..Lane::zeroed() }).collect();
+        let verdict = |(row, count): (&TensorRow, &u32)| Verdict {
+            lane: row.lane,
+            elements: row.elements,
+            key: row.key,
+            steps: count.saturating_sub(1),
+            ..Verdict::zeroed()
+        };
+        let verdicts: Vec<_> = rows.tensors.iter().zip(counts).map(verdict).collect();
+        to.put(&self.shared.lanes, 0, cast_slice(&lanes))?;
+        to.put(&self.shared.verdicts, 0, cast_slice(&verdicts))
     }
 
     /// Records that these tensors have no gradient in the step that follows. By copies in the encoder,

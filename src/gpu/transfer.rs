@@ -202,6 +202,10 @@ impl Optimizer {
         // A tensor that is behind follows its own count.
         let behind = self.behind(state, counts).into_iter().map(|tensor| (tensor, Some(counts[tensor])));
         self.add_lanes(upload, (&mut table, &mut rows), &rates, behind)?;
+        if self.plan.averages() {
+            // An evaluation may be recorded before any step.
+            self.tables.write_last_step(upload, &rows, &table.last_scalars(&self.plan), counts)?;
+        }
         Ok(Restart { rates, table, rows })
     }
 
