@@ -72,7 +72,7 @@ struct Entry {
 pub struct DispatchCache {
     accumulates: bool,
     /// The tables of q8, where some state is compressed.
-    codes: Option<wgpu::Buffer>,
+    pub codes: Option<wgpu::Buffer>,
     entries: HashMap<Key, Entry>,
     round: u64,
 }

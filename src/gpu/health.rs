@@ -50,10 +50,15 @@ impl Monitor {
         });
     }
 
-    /// The newest look that has arrived.
-    pub fn latest(&mut self, plan: &Plan) -> Option<&Health> {
+    /// Another state is loaded: what was seen with the one before no longer counts.
+    pub fn forget(&mut self) {
+        self.latest = None;
+    }
+
+    /// The newest look that has arrived, of the state with that number.
+    pub fn latest(&mut self, plan: &Plan, generation: u32) -> Option<&Health> {
         let config = &self.config;
-        let arrived = self.mailbox.collect(|seen, bytes| read(config, plan, &seen, bytes));
+        let arrived = self.mailbox.collect(|seen, bytes| read(config, plan, generation, &seen, bytes));
         for health in arrived.into_iter().flatten() {
             if self.latest.as_ref().is_none_or(|latest| latest.steps_taken <= health.steps_taken) {
                 self.latest = Some(health);
@@ -63,11 +68,11 @@ impl Monitor {
     }
 }
 
-/// `None` for a micro-batch that was only accumulated.
-fn read(config: &HealthConfig, plan: &Plan, seen: &[usize], bytes: &[u8]) -> Option<Health> {
+/// `None` for a micro-batch that was only accumulated, and for what is not of the state with that number.
+fn read(config: &HealthConfig, plan: &Plan, generation: u32, seen: &[usize], bytes: &[u8]) -> Option<Health> {
     let (head, rest) = bytes.split_at(size_of::<Control>());
     let control: Control = bytemuck::pod_read_unaligned(head);
-    if control.micro != 0 {
+    if control.micro != 0 || control.generation != generation {
         return None;
     }
     let sums: Vec<Partial> = rest.chunks_exact(size_of::<Partial>()).map(bytemuck::pod_read_unaligned).collect();

@@ -6,6 +6,7 @@ use super::evaluation::Evaluation;
 use super::health::Monitor;
 use super::kernels::Kernels;
 use super::overlap::ParamMap;
+use super::phases::{Phase, Phases};
 use super::readback::Source;
 use super::record::Recorder;
 use super::reports::{Reports, Snapshot};
@@ -40,7 +41,7 @@ pub struct Optimizer {
     pub(super) tables: Tables,
     pub(super) step_table: StepTable,
     kernels: Kernels,
-    cache: DispatchCache,
+    pub(super) cache: DispatchCache,
     param_map: ParamMap,
     /// The dispatches of a step and the tensors without a gradient, until a gradient is bound
     /// elsewhere.
@@ -48,6 +49,7 @@ pub struct Optimizer {
     pub(super) zero_gradients: bool,
     pub(super) monitor: Option<Monitor>,
     pub(super) evaluation: Evaluation,
+    pub(super) phases: Phases,
     pub(super) reports: Reports,
     pub(super) latest: Option<Snapshot>,
 }
@@ -93,6 +95,7 @@ impl Optimizer {
             zero_gradients: false,
             monitor: None,
             evaluation: Evaluation::default(),
+            phases: Phases::default(),
             latest: None,
         };
         optimizer.build_kernels()?;
@@ -159,7 +162,7 @@ impl Optimizer {
     /// The device is lost.
     pub fn health(&mut self) -> Result<Option<&Health>> {
         self.collect()?;
-        Ok(self.monitor.as_mut().and_then(|monitor| monitor.latest(&self.plan)))
+        Ok(self.monitor.as_mut().and_then(|monitor| monitor.latest(&self.plan, self.reports.generation())))
     }
 
     pub(super) fn recorder<'a>(&'a self, dispatches: &'a [BoundDispatch], watch: Option<&'a Watch>) -> Recorder<'a> {
@@ -195,11 +198,32 @@ impl Optimizer {
     /// this optimizer's callbacks, so reports alone do not tell that.
     pub(super) fn sync(&mut self) -> Result<Snapshot> {
         let control = Source { buffer: self.tables.control.clone(), offset: 0, size: self.tables.control.size() };
+        // What has ended by now is in the copy, or was refused. What ends later may be in neither.
+        self.gpu.wait("what was submitted")?;
+        let (ended, changes) = (self.reports.ended(), self.phases.pending());
         let parts = self.gpu.download(&[control])?.wait()?;
         self.collect()?;
         let snapshot = Snapshot::of(&parts[0], true);
         self.take(snapshot.clone());
+        self.step_table.settle(ended);
+        if changes == 0 {
+            self.phases.settle(Phase::of(snapshot.control.phase));
+        }
         Ok(snapshot)
+    }
+
+    /// Whether all that is recorded so far is done or dropped, as far as is known.
+    pub(super) fn check_idle(&self) -> Result<()> {
+        match self.step_table.ahead(self.reports.dropped()) + self.phases.pending() {
+            0 => Ok(()),
+            pending => Err(Error::StepsUnderWay { pending }),
+        }
+    }
+
+    /// Builds what those dispatches need.
+    pub(super) fn build_for(&mut self, dispatches: &[BoundDispatch]) -> Result<()> {
+        let mut each = dispatches.iter();
+        each.try_for_each(|dispatch| self.kernels.build(&self.gpu, &self.plan, dispatch.variant, dispatch.access))
     }
 
     pub(super) fn collect(&mut self) -> Result<()> {
@@ -212,7 +236,7 @@ impl Optimizer {
         }
         // Frees the slots, so that later looks find one.
         if let Some(monitor) = &mut self.monitor {
-            monitor.latest(&self.plan);
+            monitor.latest(&self.plan, self.reports.generation());
         }
         Ok(())
     }
@@ -283,9 +307,14 @@ impl Optimizer {
     /// # Errors
     /// The device refuses the pipelines that this needs.
     pub fn set_zero_gradients(&mut self, zero: bool) -> Result<()> {
-        self.zero_gradients = zero;
+        let before = std::mem::replace(&mut self.zero_gradients, zero);
         self.bound = None;
-        self.build_kernels()
+        self.evaluation.forget_dispatches();
+        let built = self.build_kernels();
+        if built.is_err() {
+            self.zero_gradients = before;
+        }
+        built
     }
 
     /// Sets `[optimizer].lr` for steps submitted from now on; groups keep their ratio to it.

@@ -9,7 +9,7 @@ use bytemuck::cast_slice;
 use wgpu::BufferUsages;
 
 use super::context::Gpu;
-use super::reports::Snapshot;
+use super::reports::{Ended, Snapshot};
 use super::rows::{LaneSource, ROW_WORDS, RatesRow};
 use super::upload::Writes;
 use crate::hyper::Scalars;
@@ -42,6 +42,8 @@ pub struct StepTable {
     known: Known,
     /// Steps recorded since the optimizer was made.
     recorded: u64,
+    /// Of them, those that were submitted and not executed.
+    refused: u64,
     /// What the device's count of executed steps is ahead of ours since a state was loaded.
     executed_ahead: i128,
     /// The device's count of executed steps in the state that was loaded.
@@ -129,6 +131,7 @@ impl StepTable {
             own_rows,
             known: Known::default(),
             recorded: 0,
+            refused: 0,
             executed_ahead: 0,
             started_from: 0,
             rates_are_stale: false,
@@ -253,11 +256,11 @@ impl StepTable {
         Ok(added)
     }
 
-    /// Whether every step recorded so far is done or dropped, as far as is known.
-    pub fn check_idle(&self, dropped: u64) -> Result<()> {
-        match self.ahead(dropped) {
-            0 => Ok(()),
-            pending => Err(Error::StepsUnderWay { pending }),
+    /// Takes in how steps had ended before the device's count was read that is confirmed now. If all had, those that
+    /// it did not execute were refused, and never will be.
+    pub fn settle(&mut self, ended: Ended) {
+        if ended.dropped + ended.finished == self.recorded {
+            self.refused = ended.finished.saturating_sub(self.known.executed);
         }
     }
 
@@ -267,9 +270,9 @@ impl StepTable {
         if pending < self.own_rows { Ok(()) } else { Err(Error::StepTableFull { pending, rows: self.own_rows }) }
     }
 
-    /// Steps recorded and not known to be executed or dropped.
-    fn ahead(&self, dropped: u64) -> u64 {
-        self.recorded.saturating_sub(self.known.executed).saturating_sub(dropped)
+    /// Steps recorded and not known to be executed, refused or dropped.
+    pub fn ahead(&self, dropped: u64) -> u64 {
+        self.recorded.saturating_sub(self.known.executed + self.refused).saturating_sub(dropped)
     }
 
     /// Rates have changed: rewrites them, and the factors ahead. Where that fails, the next step writes those that

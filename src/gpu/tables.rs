@@ -6,8 +6,9 @@ use wgpu::BufferUsages;
 use super::by_line::{self, Lines};
 use super::context::Gpu;
 use super::lines::LineTables;
+use super::phases::Phase;
 use super::pipelines::{Bindings, Kind};
-use super::rows::{BlockRow, Control, Lane, Partial, Settings, TensorRow, Verdict};
+use super::rows::{BlockRow, Control, Lane, Partial, Settings, TensorRow, Turn, Verdict};
 use super::step_table::StepTable;
 use super::upload::Writes;
 use crate::Result;
@@ -28,7 +29,8 @@ pub struct Tables {
     pub update_by_sums: wgpu::BindGroup,
     pub weigh: wgpu::BindGroup,
     pub limit: wgpu::BindGroup,
-    pub swap: wgpu::BindGroup,
+    /// To the average, and back.
+    pub swap: [wgpu::BindGroup; 2],
     pub evaluate: wgpu::BindGroup,
     pub lines: Option<Lines>,
     settings: wgpu::Buffer,
@@ -36,6 +38,7 @@ pub struct Tables {
     /// Of `settings` and `tensors`.
     pub rows: LaneRows,
     absent: wgpu::Buffer,
+    turns: wgpu::Buffer,
     /// At least one word, each 1.
     pub ones: wgpu::Buffer,
     partials: wgpu::Buffer,
@@ -122,7 +125,7 @@ pub fn weigh_bindings() -> Bindings {
 }
 
 pub fn swap_bindings() -> Bindings {
-    vec![(0, Kind::Read), (1, Kind::Uniform), (2, Kind::Read)]
+    vec![(0, Kind::Read), (1, Kind::Uniform), (2, Kind::Read), (3, Kind::Uniform)]
 }
 
 pub fn evaluate_bindings(by_line: bool) -> Bindings {
@@ -131,6 +134,23 @@ pub fn evaluate_bindings(by_line: bool) -> Bindings {
 
 pub fn limit_bindings() -> Bindings {
     vec![(0, Kind::Read), (1, Kind::Uniform), (2, Kind::Read), (3, Kind::Read)]
+}
+
+/// From one phase to another, all that can be.
+const TURNS: [[Phase; 2]; 4] = [
+    [Phase::Training, Phase::Evaluating],
+    [Phase::Evaluating, Phase::Training],
+    [Phase::Training, Phase::Averaged],
+    [Phase::Averaged, Phase::Training],
+];
+
+/// Alignment of uniform offsets on every device.
+const UNIFORM_STRIDE: u64 = 256;
+
+fn turn_binding(turns: &wgpu::Buffer, before: Phase, after: Phase) -> wgpu::BindingResource<'_> {
+    let index = TURNS.iter().position(|turn| *turn == [before, after]).unwrap_or_default() as u64;
+    let size = wgpu::BufferSize::new(size_of::<Turn>() as u64);
+    wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer: turns, offset: index * UNIFORM_STRIDE, size })
 }
 
 /// Bytes of the control block with the tensors' counts, and where a rule averages its iterates their
@@ -154,6 +174,7 @@ pub struct Sizes {
     marks: u64,
     partials: u64,
     sums: u64,
+    turns: u64,
 }
 
 impl Sizes {
@@ -174,12 +195,14 @@ impl Sizes {
             marks: of(tensors, 4),
             partials: of(sets * blocks, size_of::<Partial>()),
             sums: of(sets * tensors, size_of::<Partial>()),
+            turns: TURNS.len() as u64 * UNIFORM_STRIDE,
         }
     }
 
     pub fn total(self) -> u64 {
-        let Self { blocks, tensors, settings, control, loss_scale, lanes, verdicts, marks, partials, sums } = self;
-        blocks + tensors + settings + control + loss_scale + lanes + verdicts + 2 * marks + partials + sums
+        let Self { blocks, tensors, settings, control, loss_scale, lanes, verdicts, marks, partials, sums, turns } =
+            self;
+        blocks + tensors + settings + control + loss_scale + lanes + verdicts + 2 * marks + partials + sums + turns
     }
 }
 
@@ -265,6 +288,13 @@ impl Tables {
         let partials = gpu.buffer("partials", sizes.partials, copied)?;
         let sums = gpu.buffer("sums", sizes.sums, copied)?;
 
+        let mut turn_rows = vec![0u8; sizes.turns as usize];
+        for ([before, after], row) in TURNS.into_iter().zip(turn_rows.chunks_exact_mut(UNIFORM_STRIDE as usize)) {
+            let turn = Turn { before: before as u32, after: after as u32 };
+            row[..size_of::<Turn>()].copy_from_slice(bytemuck::bytes_of(&turn));
+        }
+        let turns = gpu.buffer_of("turns", &turn_rows, BufferUsages::UNIFORM)?;
+
         let group =
             |label: &str, bindings: &Bindings, buffers: &[&wgpu::Buffer]| gpu.bind_all(label, bindings, buffers);
         let parts = if gradient.by_tensor() { &sums } else { &partials };
@@ -275,7 +305,13 @@ impl Tables {
         )?;
         let sum = group("sums", &sum_bindings(), &[&settings, &tensors, &partials, &sums])?;
         let weigh = group("weigh", &weigh_bindings(), &[&blocks, &settings, &verdicts, &partials])?;
-        let swap = group("swap", &swap_bindings(), &[&blocks, &settings, &control])?;
+        let swap = |[before, after]: [Phase; 2]| {
+            let tables = [&blocks, &settings, &control].map(|buffer| buffer.as_entire_binding());
+            let turn = turn_binding(&turns, before, after);
+            let entries: Vec<_> = (0..).zip(tables.into_iter().chain([turn])).collect();
+            gpu.bind_group("swap", &gpu.layout(&swap_bindings())?, &entries)
+        };
+        let swap = [swap([Phase::Training, Phase::Averaged])?, swap([Phase::Averaged, Phase::Training])?];
         let lines = match LineTables::new(plan, layout) {
             Some(tables) => {
                 let shared = by_line::Shared { settings: &settings, verdicts: &verdicts, lanes: &lanes };
@@ -318,10 +354,16 @@ impl Tables {
             tensors,
             rows: LaneRows { settings: settings_row, tensors: tensor_rows },
             absent,
+            turns,
             ones,
             partials,
             shared: Shared { blocks, verdicts, lanes },
         })
+    }
+
+    /// What a kernel binds that runs where that phase is to follow that one.
+    pub fn turn(&self, before: Phase, after: Phase) -> wgpu::BindingResource<'_> {
+        turn_binding(&self.turns, before, after)
     }
 
     /// Allocates what looks at the steps' health.

@@ -5,8 +5,9 @@ use std::num::NonZeroU32;
 
 use naga::{AddressSpace, ScalarKind, StorageAccess, TypeInner};
 
+use super::phases::Phase;
 use super::pipelines::{Bindings, Kind};
-use super::{bindings, by_line, lines, row_moves, rows, tables};
+use super::{bindings, by_line, keep, lines, row_moves, rows, tables};
 use crate::gradient::{GradientConfig, NORM_EPS, UNIT_EPS};
 use crate::layout::{BLOCK, BUNDLE_ARRAYS};
 use crate::rule::Rule;
@@ -238,9 +239,11 @@ fn rows_equal_the_structs_of_every_kernel() {
         loss_scale,
         unscale,
         good_steps,
-        spare0,
-        spare1,
+        phase,
+        generation,
     });
+    let kept = members!(Move { before, after, words, spare });
+    let turn = members!(Turn { before, after });
     let partial = members!(Partial { small, middle, large, largest, count, zeros, spare });
     let lane = members!(Lane { lr, lr_decoupled, coupled, in_ratio, sign, unscale, ema_weight, spare, scalars });
     let verdict = members!(Verdict { action, lane, exponent, coefficient, elements, share, key, steps });
@@ -298,6 +301,8 @@ fn rows_equal_the_structs_of_every_kernel() {
         shader::sum_lines(code, gradient, ByLine::Rows),
         shader::fold_lines(),
         shader::rows(),
+        shader::keep(),
+        shader::turn(),
     ];
     let mut seen = std::collections::BTreeMap::<&str, usize>::new();
     for kernel in &kernels {
@@ -317,6 +322,8 @@ fn rows_equal_the_structs_of_every_kernel() {
             ("Stretch", &stretch),
             ("RowSlot", &row_slot),
             ("Rows", &moved_rows),
+            ("Move", &kept),
+            ("Turn", &turn),
         ] {
             if module.types.iter().any(|(_, ty)| ty.name.as_deref() == Some(name)) {
                 assert_eq!(&reflect(&module, name), expected, "{name} of {}", kernel.entry);
@@ -324,7 +331,7 @@ fn rows_equal_the_structs_of_every_kernel() {
             }
         }
     }
-    assert_eq!(seen.len(), 14, "{seen:?}");
+    assert_eq!(seen.len(), 16, "{seen:?}");
 }
 
 #[test]
@@ -346,6 +353,11 @@ fn numbers_on_both_sides_are_equal() {
     }
     // The workgroup's sum in two levels.
     assert_eq!(f64::from(WORKGROUP) % constant(&prepare, "FAN"), 0.0);
+    // Kernels that know nothing else of it find the phase in the control block, and phases by their numbers.
+    let turn = module(&shader::turn());
+    assert_eq!(constant(&turn, "PHASE"), (std::mem::offset_of!(rows::Control, phase) / 4) as f64);
+    assert_eq!(constant(&prepare, "TRAINING"), f64::from(Phase::Training as u32));
+    assert!([Phase::Training, Phase::Evaluating, Phase::Averaged].into_iter().all(|p| Phase::of(p as u32) == p));
     // A block's length does not depend on the workgroup's.
     assert_eq!(BLOCK % u64::from(WORKGROUP * 4), 0);
 }
@@ -383,6 +395,8 @@ fn kernels_bind_what_the_layouts_declare() {
     let sums = module(&shader::sums());
     assert_eq!(bound(&sums, 0), tables::sum_bindings());
     assert_eq!(bound(&module(&shader::rows()), 0), row_moves::rows_bindings());
+    assert_eq!(bound(&module(&shader::keep()), 0), keep::keep_bindings());
+    assert_eq!(bound(&module(&shader::turn()), 0), keep::turn_bindings());
     // With and without state: every rule as it is, and sgd, which keeps none.
     assert!(rules::all().iter().any(|r| variant(r.as_ref()).kept_count() == 0));
     for rule in rules::all() {
