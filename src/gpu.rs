@@ -2,6 +2,7 @@
 
 mod adapters;
 mod arena;
+mod arrival;
 mod bindings;
 mod by_line;
 mod context;
