@@ -136,7 +136,7 @@ impl DispatchCache {
                         buffers.push(&slice.buffer);
                         buffers.len() - 1
                     });
-                    GradientPlace { buffer, offset: slice.offset, padded: slice.padded }
+                    GradientPlace { buffer, offset: slice.offset, padded: slice.is_padded() }
                 })
             })
             .collect();

@@ -153,7 +153,7 @@ impl Optimizer {
             .filter(averaged)
             .map(|t| {
                 let params = &self.tensors[t].params;
-                if !params.size.is_multiple_of(4) && !params.padded {
+                if !params.size.is_multiple_of(4) && !params.is_padded() {
                     let problem = "its parameters cannot be kept: they end within a word, whose rest is not theirs";
                     return Err(Error::tensor(&self.tensors[t].spec.name, problem));
                 }

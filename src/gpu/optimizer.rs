@@ -5,7 +5,7 @@ use super::context::Gpu;
 use super::evaluation::Evaluation;
 use super::health::Monitor;
 use super::kernels::Kernels;
-use super::overlap::ParamMap;
+use super::overlap::{ParamMap, check_gradients};
 use super::phases::{Phase, Phases};
 use super::readback::Source;
 use super::record::Recorder;
@@ -106,9 +106,9 @@ impl Optimizer {
     /// nothing. Several steps may be recorded into one encoder.
     ///
     /// # Errors
-    /// [`Error::StepTableFull`] if thousands of recorded steps are not yet done, a lost device, or a
-    /// gradient buffer that the device refuses to bind; an evaluation that has begun and not ended.
-    /// Nothing is recorded then.
+    /// [`Error::StepTableFull`] if that many recorded steps are not yet done, a lost device, or a
+    /// gradient buffer that the device refuses to bind; an evaluation that has begun and not ended, or the moving
+    /// average swapped in; gradients that overlap and are to be zeroed. Nothing is recorded then.
     pub fn step(&mut self, encoder: &mut wgpu::CommandEncoder) -> Result<()> {
         self.check_training("step")?;
         self.collect()?;
@@ -302,11 +302,15 @@ impl Optimizer {
     }
 
     /// Whether the update pass zeroes gradients after it has read them, skipped steps included. Saves
-    /// a pass over memory where the backward pass adds to its gradients.
+    /// a pass over memory where the backward pass adds to its gradients. Gradients of tensors must not share memory then.
     ///
     /// # Errors
-    /// The device refuses the pipelines that this needs.
+    /// [`Error::Overlap`], here or at a step after gradients were bound elsewhere; or the device refuses the pipelines
+    /// that this needs. It stays as it was then.
     pub fn set_zero_gradients(&mut self, zero: bool) -> Result<()> {
+        if zero {
+            check_gradients(&self.tensors, &self.live_gradients())?;
+        }
         let before = std::mem::replace(&mut self.zero_gradients, zero);
         self.bound = None;
         self.evaluation.forget_dispatches();
@@ -395,13 +399,21 @@ impl Optimizer {
         if added.is_empty() { Ok(()) } else { self.tables.write_lanes(to, rows) }
     }
 
+    /// The gradients of tensors that are not frozen, as they are bound now.
+    fn live_gradients(&self) -> Vec<Option<Slice>> {
+        let gradient = |t: usize| self.tensors[t].gradient.clone().filter(|_| self.plan.is_live(t));
+        (0..self.tensors.len()).map(gradient).collect()
+    }
+
     /// The dispatches for the gradients as they are bound now.
     pub(super) fn bind(&mut self) -> Result<Bound> {
         if let Some(bound) = &self.bound {
             return Ok(bound.clone());
         }
-        let gradient = |t: usize| self.tensors[t].gradient.clone().filter(|_| self.plan.is_live(t));
-        let gradients: Vec<_> = (0..self.tensors.len()).map(gradient).collect();
+        let gradients = self.live_gradients();
+        if self.zero_gradients {
+            check_gradients(&self.tensors, &gradients)?;
+        }
         let absent: Arc<[usize]> =
             (0..gradients.len()).filter(|t| self.plan.is_live(*t) && gradients[*t].is_none()).collect();
         if absent.iter().any(|tensor| !self.step_table.has_lane(*tensor)) {
@@ -430,7 +442,7 @@ impl Optimizer {
         let mut expected = self.layout.bundles(self.gpu.limits());
         for window in &self.layout.windows {
             let mut pieces = window.runs.iter().flat_map(|run| &run.pieces);
-            let external = pieces.any(|piece| !self.tensors[piece.tensor].params.padded);
+            let external = pieces.any(|piece| !self.tensors[piece.tensor].params.is_padded());
             for vector in [true, false] {
                 if vector || external {
                     expected.entry((window.variant, vector)).or_default();

@@ -44,7 +44,7 @@ impl Optimizer {
         let mut bytes = self.plan.formats_of(tensor)[0].encode(values);
         if !bytes.len().is_multiple_of(4) {
             let slice = &self.tensors[tensor].params;
-            let half = match slice.padded {
+            let half = match slice.is_padded() {
                 true => vec![0; 2],
                 false => {
                     let last = Source { buffer: slice.buffer.clone(), offset: slice.end() - 4, size: 4 };
