@@ -145,15 +145,20 @@ impl Optimizer {
     /// of the gradients, at its interval only.
     ///
     /// # Errors
-    /// An option of the configuration cannot be used, or the device refuses what this needs.
+    /// An option of the configuration cannot be used, or the device refuses what this needs. It stays as it was then.
     pub fn set_health(&mut self, config: Option<HealthConfig>) -> Result<()> {
-        self.monitor = match config {
+        let monitor = match config {
             Some(config) => Some(Monitor::new(&self.gpu, &self.plan, &self.tables, config)?),
             None => None,
         };
-        self.kernels.set_watched(self.monitor.is_some());
+        self.kernels.set_watched(monitor.is_some());
         self.bound = None;
-        self.build_kernels()
+        if let Err(error) = self.build_kernels() {
+            self.kernels.set_watched(self.monitor.is_some());
+            return Err(error);
+        }
+        self.monitor = monitor;
+        Ok(())
     }
 
     /// The newest look at the tensors' health that has arrived. Never waits.
