@@ -258,14 +258,16 @@ impl Optimizer {
         let control = &snapshot.control;
         let power = |exponent: i32| f64::from(exponent).exp2();
         let norm = f64::from(control.norm_mantissa) * power(control.norm_exponent);
+        // A micro-batch that is only accumulated has no norm, and is not clipped.
+        let completes = control.micro == 0;
         Report {
             steps_taken: control.taken.into(),
             steps_skipped: control.skipped.into(),
             skipped: control.skip != 0,
             nonfinite: control.nonfinite.into(),
             lr: control.lr.into(),
-            global_norm: self.plan.gradient.needs_norm().then_some(norm),
-            clip_coefficient: f64::from(control.coefficient) * power(control.exponent),
+            global_norm: (completes && self.plan.gradient.needs_norm()).then_some(norm),
+            clip_coefficient: if completes { f64::from(control.coefficient) * power(control.exponent) } else { 1.0 },
             loss_scale: control.loss_scale.into(),
             accumulated: control.micro.into(),
         }
