@@ -205,7 +205,7 @@ impl<F: Element> CpuOptimizer<F> {
         let mut dense = dense(tensors, &mut copies, &mut self.states, &self.plan);
         let factor = self.rates.factor(self.steps_taken);
         let completes = self.micro_batches + 1 >= self.plan.gradient.accumulate;
-        let looks = self.monitor.as_mut().is_some_and(Monitor::is_due) && completes;
+        let looks = self.monitor.as_mut().is_some_and(|monitor| monitor.is_due(completes));
         self.micro_batches = if completes { 0 } else { self.micro_batches + 1 };
         if self.plan.gradient.accumulates() {
             passes::accumulate(&mut dense, &self.plan);

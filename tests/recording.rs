@@ -356,6 +356,12 @@ fn a_refused_step_reports_nothing_of_a_state_from_before() {
     let gpu = Watched::own().gpu;
     let mut model = model(&gpu, &config(), Place::Arena);
     model.optimizer.set_health(Some(HealthConfig { interval: 1, ..HealthConfig::default() })).unwrap();
+    // Nor of memory that was never written.
+    let mut recorded = encoder(&gpu);
+    model.optimizer.step(&mut recorded).unwrap();
+    refuse(&gpu, recorded);
+    gpu.device().poll(wgpu_optim::wgpu::PollType::wait_indefinitely()).unwrap();
+    assert_eq!((model.optimizer.report().unwrap(), model.optimizer.health().unwrap()), (None, None));
     model.step(&gradients(0));
     let state = model.optimizer.state_blocking().unwrap();
     for step in 0..10 {

@@ -34,6 +34,11 @@ impl<T> Mailbox<T> {
         Ok(Self { lost: gpu.lost().clone(), slots: (0..slots).map(slot).collect::<Result<_>>()? })
     }
 
+    /// Whether a slot is free.
+    pub fn has_room(&self) -> bool {
+        self.slots.iter().any(Slot::is_free)
+    }
+
     /// Records copies into a free slot by `copy`, and its mapping. Whether there was one.
     pub fn post(
         &mut self,

@@ -118,7 +118,8 @@ impl Optimizer {
         if !bound.absent.is_empty() {
             self.tables.mark_absent(encoder, &bound.absent);
         }
-        let watched = self.monitor.as_mut().is_some_and(Monitor::is_due);
+        let completes = self.step_table.completes(self.reports.dropped(), self.plan.gradient.accumulate);
+        let watched = self.monitor.as_mut().is_some_and(|monitor| monitor.is_due(completes));
         let watch = self.monitor.as_ref().filter(|_| watched).map(|monitor| &monitor.watch);
         if let Some(watch) = watch {
             // A tensor that has no part in this step must not show that of an earlier one.

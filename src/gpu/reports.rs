@@ -13,6 +13,9 @@ use crate::step::Plan;
 /// Steps whose report can be under way at once; a step that finds none free has no report.
 const SLOTS: usize = 8;
 
+/// Of the state that an optimizer starts with: not that of memory that nothing was ever copied to.
+pub const FIRST_GENERATION: u32 = 1;
+
 #[derive(Debug)]
 pub struct Reports {
     /// Whether the tensors' counts were copied too.
@@ -90,7 +93,7 @@ impl Reports {
     pub fn new(gpu: &Gpu, plan: &Plan) -> Result<Self> {
         let bytes = control_bytes(plan);
         let mailbox = Mailbox::new(gpu, "report", SLOTS, bytes)?;
-        Ok(Self { mailbox, bytes, generation: 0, dropped: Arc::default(), finished: Arc::default() })
+        Ok(Self { mailbox, bytes, generation: FIRST_GENERATION, dropped: Arc::default(), finished: Arc::default() })
     }
 
     /// Recorded steps that were dropped unsubmitted.

@@ -57,6 +57,8 @@ struct Known {
     taken: u64,
     /// Of the recorded steps, those executed by then.
     executed: u64,
+    /// Micro-batches of the step under way then.
+    micro: u64,
 }
 
 #[derive(Debug, Clone)]
@@ -185,7 +187,7 @@ impl StepTable {
         if executed < self.known.executed {
             return;
         }
-        self.known = Known { taken: snapshot.control.taken.into(), executed };
+        self.known = Known { taken: snapshot.control.taken.into(), executed, micro: snapshot.control.micro.into() };
         for lane in &mut self.lanes {
             match (lane.tensor, &snapshot.counts) {
                 (None, _) => lane.confirmed = self.known.taken,
@@ -275,6 +277,11 @@ impl StepTable {
         self.recorded.saturating_sub(self.known.executed + self.refused).saturating_sub(dropped)
     }
 
+    /// Whether the step recorded last completes one of so many micro-batches, if all that is under way is done in order.
+    pub fn completes(&self, dropped: u64, accumulate: u64) -> bool {
+        (self.known.micro + self.ahead(dropped)).is_multiple_of(accumulate.max(1))
+    }
+
     /// Rates have changed: rewrites them, and the factors ahead. Where that fails, the next step writes those that
     /// it is given then, or is refused.
     pub fn rates_changed(&mut self, to: &mut dyn Writes, rates: &Rates) -> Result<()> {
@@ -299,7 +306,7 @@ impl StepTable {
         let taken = state.steps_taken;
         // Steps recorded earlier and not yet submitted are still to come.
         let executed = i128::from(executed_before) - self.executed_ahead;
-        self.known = Known { taken, executed: executed.try_into().unwrap_or(0) };
+        self.known = Known { taken, executed: executed.try_into().unwrap_or(0), micro: state.micro_batches };
         self.started_from = taken + state.steps_skipped;
         self.executed_ahead = i128::from(self.started_from) - executed;
         for lane in &mut self.lanes {

@@ -8,6 +8,7 @@ use super::context::Gpu;
 use super::lines::LineTables;
 use super::phases::Phase;
 use super::pipelines::{Bindings, Kind};
+use super::reports::FIRST_GENERATION;
 use super::rows::{BlockRow, Control, Lane, Partial, Settings, TensorRow, Turn, Verdict};
 use super::step_table::StepTable;
 use super::upload::Writes;
@@ -276,7 +277,12 @@ impl Tables {
         let copied = storage | BufferUsages::COPY_DST | BufferUsages::COPY_SRC;
         let control = gpu.buffer("control", sizes.control, copied)?;
         let scale = gradient.initial_scale();
-        let start = Control { loss_scale: scale as f32, unscale: gradient.unscale(scale) as f32, ..Control::default() };
+        let start = Control {
+            loss_scale: scale as f32,
+            unscale: gradient.unscale(scale) as f32,
+            generation: FIRST_GENERATION,
+            ..Control::default()
+        };
         gpu.put(&control, 0, bytemuck::bytes_of(&start))?;
         let loss_scale = gpu.buffer("loss scale", sizes.loss_scale, copied | BufferUsages::UNIFORM)?;
         gpu.put(&loss_scale, 0, bytemuck::bytes_of(&(scale as f32)))?;
