@@ -102,8 +102,12 @@ impl Optimizer {
         Ok(optimizer)
     }
 
-    /// Records one step: reads gradients, updates parameters and state. Submits nothing and waits for
-    /// nothing. Several steps may be recorded into one encoder.
+    /// Records one step, or with `accumulate` a micro-batch of one: reads gradients, updates parameters and state.
+    /// Submits nothing and waits for nothing. Several steps may be recorded into one encoder.
+    ///
+    /// At most [`STEP_ROWS`](super::STEP_ROWS) steps can be recorded and not yet known to be done, micro-batches among
+    /// them. From the first step on in which a tensor has no gradient, it is fewer: 256 with up to 341 tensors, the fewer
+    /// the more tensors there are, and 16 from 5,141 tensors on.
     ///
     /// # Errors
     /// [`Error::StepTableFull`] if that many recorded steps are not yet done, a lost device, or a
