@@ -222,8 +222,13 @@ impl Optimizer {
         Ok(snapshot)
     }
 
-    /// Whether all that is recorded so far is done or dropped, as far as is known.
+    /// Whether all that is recorded so far is done or dropped, as far as is known after [`Optimizer::sync`].
     pub(super) fn check_idle(&self) -> Result<()> {
+        // Another thread that polls may be about to run the callbacks of what is done.
+        let mut looks = 0..20;
+        while self.phases.pending() > 0 && looks.next().is_some() {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
         match self.step_table.ahead(self.reports.dropped()) + self.phases.pending() {
             0 => Ok(()),
             pending => Err(Error::StepsUnderWay { pending }),

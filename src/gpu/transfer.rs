@@ -56,7 +56,8 @@ impl Optimizer {
         Ok(bytes)
     }
 
-    /// The state, as it is after all that is submitted so far.
+    /// The state, as it is after all that is submitted so far. Where the moving average is swapped in, its slot holds the
+    /// weights to train with.
     ///
     /// # Errors
     /// The device fails.
