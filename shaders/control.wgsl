@@ -19,13 +19,17 @@ struct Control {
     loss_scale: f32,
     unscale: f32,
     good_steps: u32,
-    // Not a vector, whose alignment would round the whole up past the last count.
-    spare0: u32,
-    spare1: u32,
+    // Whose weights lie in the parameters' place.
+    phase: u32,
+    // Counts the states loaded, so that reports of an older one can be told.
+    generation: u32,
     // Steps that each tensor has taken; where a rule averages its iterates, then each tensor's sum of
     // weights.
     counts: array<u32>,
 }
+
+// Of the phases: the weights to train with are in place.
+const TRAINING: u32 = 0u;
 
 // Whether the gradients that come next complete a step.
 fn completes_step(micro: u32) -> bool {

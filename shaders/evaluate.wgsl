@@ -18,7 +18,7 @@ fn evaluate(
         return;
     }
     let block = blocks[row];
-    if control.counts[block.tensor] == 0u {
+    if control.phase != TRAINING || control.counts[block.tensor] == 0u {
         return;
     }
     begin_state(thread);

@@ -37,7 +37,7 @@ const MAX_SCALARS: u32 = 12u;
 var<workgroup> skip: u32;
 var<workgroup> factor: Scaled;
 
-fn decide(total: Partial) {
+fn decide(total: Partial, misplaced: bool) {
     let norm = norm_of(total);
     var scale = Scaled(1.0, 0);
     if CLIP_NORM {
@@ -46,7 +46,7 @@ fn decide(total: Partial) {
     if NORMALIZE_NORM {
         scale = normalize_factor(norm, settings.norm_limit);
     }
-    skip = select(0u, 1u, SKIP && total.count > 0u);
+    skip = select(0u, 1u, misplaced || SKIP && total.count > 0u);
     factor = scale;
     control.nonfinite = total.count;
     control.skip = skip;
@@ -120,9 +120,12 @@ fn resolve(index: u32, taken: u32) {
 
 @compute @workgroup_size(WORKGROUP)
 fn prepare(@builtin(local_invocation_index) thread: u32) {
-    let completes = completes_step(control.micro);
+    // Other weights are in place, and gradients taken there are no good: the step is skipped, with the micro-batches
+    // that it has so far.
+    let misplaced = control.phase != TRAINING;
+    let completes = misplaced || completes_step(control.micro);
     var mine = Partial();
-    if SCAN && completes {
+    if SCAN && completes && !misplaced {
         let count = select(settings.blocks, settings.tensors, BY_TENSOR);
         for (var i = thread; i < count; i += WORKGROUP) {
             mine = add(mine, parts_in[i]);
@@ -130,7 +133,7 @@ fn prepare(@builtin(local_invocation_index) thread: u32) {
     }
     let total = sum_over_workgroup(thread, mine);
     if thread == 0u {
-        decide(total);
+        decide(total, misplaced);
     }
     let taken = control.taken;
     for (var i = thread; i < settings.lanes; i += WORKGROUP) {
@@ -169,11 +172,11 @@ fn prepare(@builtin(local_invocation_index) thread: u32) {
     if thread == 0u {
         // The rate of [optimizer].lr, which group 0 always has.
         control.lr = scheduled_lr(settings.rates_at, taken);
-        count_step(completes, taken);
+        count_step(completes, misplaced, taken);
     }
 }
 
-fn count_step(completes: bool, taken: u32) {
+fn count_step(completes: bool, misplaced: bool, taken: u32) {
     if !completes {
         control.micro += 1u;
         control.accumulated += 1u;
@@ -185,7 +188,7 @@ fn count_step(completes: bool, taken: u32) {
     } else {
         control.skipped += 1u;
     }
-    if DYNAMIC_SCALE {
+    if DYNAMIC_SCALE && !misplaced {
         rescale();
     }
 }

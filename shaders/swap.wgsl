@@ -1,9 +1,11 @@
 // Exchanges parameters and their moving average, to evaluate with it and to go on training after. A
-// tensor that has no average yet is left alone, and so is a row that joined after the last averaging: NaN.
+// tensor that has no average yet is left alone, and so is a row that joined after the last averaging: NaN. All are
+// if the device is not in the phase for it.
 
 @group(1) @binding(0) var<storage, read> blocks: array<Block>;
 @group(1) @binding(1) var<uniform> settings: Settings;
 @group(1) @binding(2) var<storage, read> control: Control;
+@group(1) @binding(3) var<uniform> turn: Turn;
 
 @compute @workgroup_size(WORKGROUP)
 fn swap_weights(
@@ -16,7 +18,7 @@ fn swap_weights(
         return;
     }
     let block = blocks[row];
-    if control.counts[block.tensor] < settings.ema_interval {
+    if control.phase != turn.before || control.counts[block.tensor] < settings.ema_interval {
         return;
     }
     for (var i = thread * 4u; i < block.len; i += WORKGROUP * 4u) {

@@ -53,6 +53,8 @@ pub struct CpuOptimizer<F: Element> {
     good_steps: u32,
     states: Vec<SlotValues<F>>,
     monitor: Option<Monitor>,
+    /// Whether the moving average lies in the parameters' place.
+    swapped: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -139,6 +141,7 @@ impl<F: Element> CpuOptimizer<F> {
             good_steps: 0,
             states,
             monitor: None,
+            swapped: false,
         })
     }
 
@@ -194,14 +197,15 @@ impl<F: Element> CpuOptimizer<F> {
     /// Takes a step, or with `accumulate` a micro-batch of one. The tensors come in the order of [`CpuOptimizer::new`], with their shapes.
     ///
     /// # Errors
-    /// The number of tensors or a shape differs; nothing is changed then.
+    /// The number of tensors or a shape differs; the moving average is swapped in. Nothing is changed then.
     pub fn step(&mut self, tensors: &mut [CpuTensor<'_, F>]) -> Result<Report> {
+        self.check_unswapped("step")?;
         self.check(tensors)?;
         let mut copies = copies(tensors, &self.plan);
         let mut dense = dense(tensors, &mut copies, &mut self.states, &self.plan);
         let factor = self.rates.factor(self.steps_taken);
         let completes = self.micro_batches + 1 >= self.plan.gradient.accumulate;
-        let looks = self.monitor.as_mut().is_some_and(Monitor::is_due) && completes;
+        let looks = self.monitor.as_mut().is_some_and(|monitor| monitor.is_due(completes));
         self.micro_batches = if completes { 0 } else { self.micro_batches + 1 };
         if self.plan.gradient.accumulates() {
             passes::accumulate(&mut dense, &self.plan);
@@ -294,7 +298,7 @@ impl<F: Element> CpuOptimizer<F> {
         Ok(())
     }
 
-    /// A copy of the state, by name.
+    /// A copy of the state, by name. Where the moving average is swapped in, its slot holds the weights to train with.
     pub fn state(&self) -> OptimizerState<F> {
         let tensors = self.plan.kept_tensors().map(|t| {
             let names = self.plan.slots_of(t).into_iter().map(|s| s.name.to_owned());
@@ -337,8 +341,9 @@ impl<F: Element> CpuOptimizer<F> {
     /// Replaces the state.
     ///
     /// # Errors
-    /// It does not fit the tensors; nothing is changed then.
+    /// It does not fit the tensors; the moving average is swapped in. Nothing is changed then.
     pub fn load_state(&mut self, state: &OptimizerState<F>) -> Result<()> {
+        self.check_unswapped("loading a state")?;
         state.check(&self.plan)?;
         for (t, values) in self.states.iter_mut().enumerate() {
             let Some(saved) = state.tensor(&self.plan.tensors[t].spec.name) else {

@@ -87,8 +87,8 @@ pub enum Error {
         /// Rows of the table.
         rows: u64,
     },
-    /// Steps are recorded and not submitted, and would be lost.
-    #[error("{pending} steps are recorded and not submitted: submit or drop their encoders first")]
+    /// Steps, or changes of weights and rows, are recorded and not submitted, and would be lost.
+    #[error("{pending} steps or other changes are recorded and not submitted: submit or drop their encoders first")]
     StepsUnderWay {
         /// How many.
         pending: u64,

@@ -2,18 +2,21 @@
 
 mod adapters;
 mod arena;
+mod arrival;
 mod bindings;
 mod by_line;
 mod context;
 mod evaluation;
 mod faults;
 mod health;
+mod keep;
 mod kernels;
 mod lines;
 mod mailbox;
 mod memory;
 mod optimizer;
 mod overlap;
+mod phases;
 mod pipeline_cache;
 mod pipelines;
 mod readback;
@@ -30,6 +33,7 @@ mod tables;
 mod tests;
 mod transfer;
 mod upload;
+mod whole;
 mod windows;
 
 pub use adapters::{adapters, no_adapter_hint};

@@ -120,6 +120,24 @@ pub fn rows() -> Kernel {
     kernel(source, "fill_rows", vec![("BLOCK", BLOCK as f64)])
 }
 
+/// The kernel that copies words in one phase only.
+pub fn keep() -> Kernel {
+    let mut source = String::new();
+    source.push_str(file!("keep.wgsl"));
+    source.push_str(file!("phase.wgsl"));
+    source.push_str(file!("workgroup.wgsl"));
+    kernel(source, "keep", vec![("BLOCK", BLOCK as f64)])
+}
+
+/// The kernel that goes on to another phase.
+pub fn turn() -> Kernel {
+    let mut source = String::new();
+    source.push_str(file!("turn.wgsl"));
+    source.push_str(file!("phase.wgsl"));
+    source.push_str(file!("workgroup.wgsl"));
+    kernel(source, "turn_phase", Vec::new())
+}
+
 /// The kernel that decides a step.
 pub fn prepare(plan: &Plan) -> Kernel {
     let gradient = &plan.gradient;
@@ -248,6 +266,7 @@ pub fn swap(variant: &Variant, access: Access) -> Kernel {
     let mut source = String::new();
     source.push_str(file!("swap.wgsl"));
     source.push_str(file!("control.wgsl"));
+    source.push_str(file!("phase.wgsl"));
     ema_kernel(source, "swap_weights", variant, access)
 }
 

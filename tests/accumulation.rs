@@ -3,13 +3,16 @@
 
 mod support;
 
+use ndarray::Array1;
 use support::model::{Model, PLACES, Place};
 use support::oracle::{Gradients, Oracle, Run};
 use support::{Numbers, encoder, gpu, submit};
+use wgpu_optim::cpu::{CpuOptimizer, CpuTensor};
 use wgpu_optim::rules::AdamW;
 use wgpu_optim::schedule::Plateau;
 use wgpu_optim::{
-    DynamicScale, EmaConfig, HealthConfig, LossScale, OptimizerConfig, OptimizerState, TensorSpec, WeightsConfig, rules,
+    DynamicScale, EmaConfig, GradientConfig, HealthConfig, LossScale, OptimizerConfig, OptimizerState, TensorSpec,
+    WeightsConfig, rules,
 };
 
 const SIZES: [u64; 4] = [1, 7, 4100, 300];
@@ -283,6 +286,31 @@ fn every_pass_stays_between_the_guard_words() {
             submit(&gpu(), |encoder| model.optimizer.swap_ema(encoder).unwrap());
             assert_eq!(model.optimizer.wait_for_report().unwrap().unwrap().steps_taken, 2);
             model.assert_guards();
+        }
+    }
+}
+
+#[test]
+fn reports_between_micro_batches_say_what_the_cpus_say() {
+    let specs = [TensorSpec::new("w", [40])];
+    for normalize in [false, true] {
+        let limit = Some(1e-3);
+        let gradient = match normalize {
+            true => GradientConfig { normalize_global_norm: limit, accumulate: 2, ..GradientConfig::default() },
+            false => GradientConfig { clip_global_norm: limit, accumulate: 2, ..GradientConfig::default() },
+        };
+        let config = OptimizerConfig::new(AdamW::default()).gradient(gradient);
+        let mut model = Model::new(&gpu(), &config, &specs, &[vec![1.0; 40]], Place::Arena);
+        let mut on_cpu = CpuOptimizer::<f32>::new(&config, &specs).unwrap();
+        let (mut w, g) = (Array1::<f32>::ones(40).into_dyn(), Array1::<f32>::ones(40).into_dyn());
+        for batch in 0..4 {
+            model.step(&[vec![1.0; 40]]);
+            let found = model.optimizer.wait_for_report().unwrap().unwrap();
+            let expected = on_cpu.step(&mut [CpuTensor::new(w.view_mut(), g.view())]).unwrap();
+            assert_eq!(found.accumulated, expected.accumulated);
+            assert_eq!(found.global_norm.is_some(), expected.global_norm.is_some(), "batch {batch}");
+            let error = found.clip_coefficient / expected.clip_coefficient - 1.0;
+            assert!(error.abs() < 1e-6, "batch {batch}: {} for {}", found.clip_coefficient, expected.clip_coefficient);
         }
     }
 }

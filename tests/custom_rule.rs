@@ -8,12 +8,13 @@ mod example;
 use std::borrow::Cow;
 
 use example::{Signum, SignumHyper};
+use support::model::{Model, Place};
 use wgpu_optim::schedule::Cosine;
 use wgpu_optim::step::Plan;
 use wgpu_optim::storage::{Format, Rounding, StateFormat, StorageConfig};
 use wgpu_optim::{
-    Decay, Error, Float, OptimizerConfig, OptionError, OptionValue, Options, Rule, Scalars, Slot, TensorSpec, Twin,
-    verify,
+    Decay, Error, Float, HealthConfig, OptimizerConfig, OptionError, OptionValue, Options, Rule, Scalars, Slot,
+    TensorSpec, Twin, verify,
 };
 
 #[test]
@@ -152,5 +153,172 @@ fn the_engine_does_around_the_example_what_it_does_around_its_own() {
         let label = format!("{:?}", config.storage);
         let findings = verify::compare(&gpu, &config, 4).unwrap();
         assert!(findings.iter().all(|f| f.passed()), "{label}: {findings:?}");
+    }
+}
+
+/// Signum whose text can become an invalid one.
+#[derive(Debug, Clone)]
+struct Turning {
+    inner: Signum,
+    broken: std::sync::Arc<std::sync::atomic::AtomicBool>,
+}
+
+impl Options for Turning {
+    fn options(&self) -> Vec<(&'static str, Option<OptionValue>)> {
+        self.inner.options()
+    }
+    fn set_option(&mut self, key: &str, value: &OptionValue) -> Result<(), OptionError> {
+        self.inner.set_option(key, value)
+    }
+}
+
+impl Rule for Turning {
+    fn name(&self) -> &'static str {
+        "turning"
+    }
+    fn reference(&self) -> &'static str {
+        "none"
+    }
+    fn lr(&self) -> f64 {
+        self.inner.lr
+    }
+    fn decay(&self) -> Decay {
+        self.inner.decay()
+    }
+    fn slots(&self) -> Vec<Slot> {
+        self.inner.slots()
+    }
+    fn wgsl(&self) -> &str {
+        match self.broken.load(std::sync::atomic::Ordering::Relaxed) {
+            true => "not WGSL",
+            false => self.inner.wgsl(),
+        }
+    }
+    fn scalar_names(&self) -> &'static [&'static str] {
+        self.inner.scalar_names()
+    }
+    fn scalars(&self, step: u64) -> Scalars {
+        self.inner.scalars(step)
+    }
+    fn check(&self) -> Result<(), OptionError> {
+        self.inner.check()
+    }
+    fn boxed(&self) -> Box<dyn Rule> {
+        Box::new(self.clone())
+    }
+}
+
+impl Twin for Turning {
+    type State<F: Float> = [F; 1];
+    type Hyper<F: Float> = SignumHyper<F>;
+
+    fn direction<F: Float>(&self, p: F, g: F, s: &mut [F; 1], h: &SignumHyper<F>) -> F {
+        self.inner.direction(p, g, s, h)
+    }
+}
+
+#[test]
+fn a_setting_that_cannot_be_stays_as_it_was() {
+    use std::sync::atomic::Ordering::Relaxed;
+    let gpu = support::own_gpu();
+    let rule = Turning { inner: Signum::default(), broken: Default::default() };
+    let broken = rule.broken.clone();
+    let specs = [TensorSpec::new("w", [5])];
+    let mut model = Model::new(&gpu, &OptimizerConfig::new(rule), &specs, &[vec![1.0; 5]], Place::Arena);
+    let refused =
+        |outcome: wgpu_optim::Result<()>| assert!(matches!(outcome, Err(Error::Shader { .. })), "{outcome:?}");
+    let gradient = |model: &Model| support::model::read_slice(&gpu, &model.gradients[0]);
+
+    broken.store(true, Relaxed);
+    refused(model.optimizer.set_zero_gradients(true));
+    refused(model.optimizer.set_health(Some(HealthConfig::default())));
+    broken.store(false, Relaxed);
+    model.step(&[vec![1.0; 5]]);
+    assert_eq!(gradient(&model), [1f32.to_bits(); 5]);
+    model.optimizer.wait_for_report().unwrap().unwrap();
+    assert_eq!(model.optimizer.health().unwrap(), None);
+
+    model.optimizer.set_health(Some(HealthConfig { interval: 1, ..HealthConfig::default() })).unwrap();
+    broken.store(true, Relaxed);
+    refused(model.optimizer.set_health(None));
+    broken.store(false, Relaxed);
+    model.step(&[vec![1.0; 5]]);
+    model.optimizer.wait_for_report().unwrap().unwrap();
+    assert_eq!(model.optimizer.health().unwrap().map(|health| health.steps_taken), Some(2));
+}
+
+wgpu_optim::options! {
+    /// Keeps the gradient in a slot that is said to have no sign.
+    pub struct Careless {
+        /// Learning rate.
+        pub lr: f64 = 1e-3,
+    }
+}
+
+wgpu_optim::hyper! {
+    /// Scalars of [`Careless`].
+    pub struct CarelessHyper { spare, }
+}
+
+impl Rule for Careless {
+    fn name(&self) -> &'static str {
+        "careless"
+    }
+    fn reference(&self) -> &'static str {
+        "none"
+    }
+    fn lr(&self) -> f64 {
+        self.lr
+    }
+    fn decay(&self) -> Decay {
+        Decay::Decoupled(0.0)
+    }
+    fn slots(&self) -> Vec<Slot> {
+        vec![Slot::unsigned("last")]
+    }
+    fn wgsl(&self) -> &str {
+        "struct Hyper { spare: f32, }
+         struct State { last: vec4<f32>, }
+         fn direction(p: vec4<f32>, g: vec4<f32>, s: ptr<function, State>, h: Hyper) -> vec4<f32> {
+             (*s).last = g;
+             return g;
+         }"
+    }
+    fn scalar_names(&self) -> &'static [&'static str] {
+        CarelessHyper::NAMES
+    }
+    fn scalars(&self, _step: u64) -> Scalars {
+        CarelessHyper { spare: 0.0 }.row()
+    }
+    fn check(&self) -> Result<(), OptionError> {
+        Ok(())
+    }
+    fn boxed(&self) -> Box<dyn Rule> {
+        Box::new(self.clone())
+    }
+}
+
+impl Twin for Careless {
+    type State<F: Float> = [F; 1];
+    type Hyper<F: Float> = CarelessHyper<F>;
+
+    fn direction<F: Float>(&self, _p: F, g: F, s: &mut [F; 1], _h: &CarelessHyper<F>) -> F {
+        s[0] = g;
+        g
+    }
+}
+
+/// The code below that of zero would be that of its neighbours.
+#[test]
+fn negative_values_of_a_slot_without_signs_become_zero_in_eight_bits() {
+    let storage = StorageConfig { state: StateFormat::Q8, ..StorageConfig::default() };
+    let config = OptimizerConfig::new(Careless::default()).storage(storage);
+    let specs = [TensorSpec::new("w", [4096])];
+    let mut model = Model::new(&support::gpu(), &config, &specs, &[vec![1.0; 4096]], Place::Arena);
+    model.step(&[[-0.5, 0.25, 1.0, -1.0].repeat(1024)]);
+    let slots = model.optimizer.state_blocking().unwrap().tensors[0].slots.clone();
+    for quad in slots[0].1.chunks_exact(4) {
+        assert_eq!([quad[0], quad[2], quad[3]], [0.0, 1.0, 0.0]);
+        assert!((quad[1] - 0.25).abs() < 0.01, "{quad:?}");
     }
 }

@@ -290,3 +290,54 @@ fn a_device_that_is_lost_is_an_error_from_then_on() {
     assert!(matches!(model.optimizer.state_blocking(), Err(Error::DeviceLost(_))));
     assert!(matches!(Arena::new(&gpu, [TensorSpec::new("v", [4])]), Err(Error::DeviceLost(_))));
 }
+
+#[test]
+fn gradients_that_are_zeroed_do_not_share_memory() {
+    let gpu = gpu();
+    let room = buffer(&gpu, 1024);
+    let slice = |offset: u64| Slice::new(&room, offset, 40);
+    let tensor = |name: &str, at: u64, gradient: u64| Tensor::new(name, [10], slice(at)).with_gradient(slice(gradient));
+    let tensors = [tensor("a", 0, 512), tensor("b", 64, 548), tensor("c", 128, 600)];
+    let mut optimizer = Optimizer::new(&gpu, &adamw(), tensors).unwrap();
+    let overlap = |outcome: wgpu_optim::Result<()>, names: [&str; 2]| match outcome {
+        Err(Error::Overlap { first, second, what }) => {
+            assert_eq!([first.as_str(), second.as_str()], names);
+            assert!(what.contains("zeroed"), "{what}");
+        }
+        other => panic!("{other:?}"),
+    };
+    // Read only, they may.
+    submit(&gpu, |encoder| optimizer.step(encoder).unwrap());
+    overlap(optimizer.set_zero_gradients(true), ["a", "b"]);
+    submit(&gpu, |encoder| optimizer.step(encoder).unwrap());
+    optimizer.set_gradient(1, Some(slice(552))).unwrap();
+    optimizer.set_zero_gradients(true).unwrap();
+    submit(&gpu, |encoder| optimizer.step(encoder).unwrap());
+    // On the way from one binding to another they may overlap; at a step they may not.
+    optimizer.set_gradient(2, Some(slice(552))).unwrap();
+    overlap(optimizer.step(&mut encoder(&gpu)), ["b", "c"]);
+    optimizer.set_gradient(1, Some(slice(600))).unwrap();
+    submit(&gpu, |encoder| optimizer.step(encoder).unwrap());
+    assert_eq!(optimizer.wait_for_report().unwrap().unwrap().steps_taken, 4);
+}
+
+/// The rest of an arena's last four elements is its own only where the arena put it.
+#[test]
+fn a_slice_of_an_arena_that_was_cut_keeps_to_its_own() {
+    let gpu = gpu();
+    let arena = Arena::new(&gpu, [TensorSpec::new("whole", [8])]).unwrap();
+    arena.write_params("whole", &[1.0; 8]).unwrap();
+    arena.write_gradient("whole", &[1.0; 8]).unwrap();
+    let cut = |slice: &Slice| {
+        let mut first = slice.clone();
+        first.size = 12;
+        first
+    };
+    let first = Tensor::new("first", [3], cut(arena.params("whole").unwrap()));
+    let first = first.with_gradient(cut(arena.gradient("whole").unwrap()));
+    let mut optimizer = Optimizer::new(&gpu, &adamw(), [first]).unwrap();
+    submit(&gpu, |encoder| optimizer.step(encoder).unwrap());
+    let found = support::model::read_slice(&gpu, arena.params("whole").unwrap());
+    let moved: Vec<_> = found.iter().map(|bits| f32::from_bits(*bits) != 1.0).collect();
+    assert_eq!(moved, [true, true, true, false, false, false, false, false]);
+}

@@ -345,6 +345,12 @@ fn a_driver_that_fails_while_it_is_polled_is_a_lost_device() {
         assert!(saved.to_safetensors().is_ok());
         watched.assert_quiet();
     }
+    // A callback of the caller's that panics looks the same, and its words are kept.
+    let watched = Watched::own();
+    let mut run = model_on(&watched);
+    watched.gpu.queue().on_submitted_work_done(|| panic!("the caller's own"));
+    let error = run.optimizer.wait_for_report().unwrap_err().to_string();
+    assert!(error.contains("the caller's own"), "{error}");
     println!("reliability: calls in which the driver failed while it was polled, each a lost device: 6");
 }
 

@@ -247,3 +247,48 @@ fn impossible_thresholds_are_refused() {
         assert!(error.starts_with(&format!("health.{key}: ")), "{error}");
     }
 }
+
+/// Looks are due by recorded micro-batches, most of which complete no step.
+#[test]
+fn a_look_comes_whatever_the_interval_and_the_micro_batches() {
+    let specs = [TensorSpec::new("w", [300])];
+    for (accumulate, interval) in [(4, HealthConfig::default().interval), (3, 2), (2, 5)] {
+        let gradient = GradientConfig { accumulate, ..GradientConfig::default() };
+        let config = OptimizerConfig::new(Sgd::default()).gradient(gradient);
+        let looks = HealthConfig { interval, ..HealthConfig::default() };
+        let mut bench = bench(&config, &specs, &[vec![1.0; 300]]);
+        bench.optimizer.set_health(Some(looks.clone())).unwrap();
+        let mut on_cpu = CpuOptimizer::<f64>::new(&config, &specs).unwrap();
+        on_cpu.set_health(Some(looks)).unwrap();
+        let (mut w, g) = (ArrayD::<f64>::ones(IxDyn(&[300])), ArrayD::<f64>::ones(IxDyn(&[300])));
+        for batch in 1..=4 * accumulate {
+            bench.step(&specs, &[vec![1.0; 300]]);
+            on_cpu.step(&mut [CpuTensor::new(w.view_mut(), g.view())]).unwrap();
+            bench.optimizer.wait_for_report().unwrap();
+            match on_cpu.health().map(|health| health.steps_taken) {
+                None => assert!(batch < accumulate, "no look at the first step of {accumulate}"),
+                Some(steps) => drop(look(&mut bench.optimizer, steps)),
+            }
+        }
+    }
+}
+
+#[test]
+fn a_look_that_met_no_step_is_taken_again() {
+    let gradient = GradientConfig { accumulate: 3, ..GradientConfig::default() };
+    let config = OptimizerConfig::new(Sgd::default()).gradient(gradient);
+    let gpu = support::watched::Watched::own().gpu;
+    let specs = [TensorSpec::new("w", [300])];
+    let arena = arena(&gpu, &specs, &[vec![1.0; 300]]);
+    let mut optimizer = Optimizer::new(&gpu, &config, arena.tensors().to_vec()).unwrap();
+    optimizer.set_health(Some(HealthConfig::default())).unwrap();
+    // So that the next but one seems to complete a step, and does not.
+    let mut refused = support::encoder(&gpu);
+    optimizer.step(&mut refused).unwrap();
+    support::refuse(&gpu, refused);
+    submit(&gpu, |encoder| (0..2).for_each(|_| optimizer.step(encoder).unwrap()));
+    optimizer.wait_for_report().unwrap();
+    assert_eq!(optimizer.health().unwrap(), None);
+    submit(&gpu, |encoder| optimizer.step(encoder).unwrap());
+    look(&mut optimizer, 1);
+}

@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 
 use support::model::{Model, PLACES, Place, buffer};
 use support::small::{config, fresh, gradients, model, oracle, rebind, tiny};
-use support::{Numbers, encoder, gpu, own_gpu, submit};
+use support::watched::Watched;
+use support::{Numbers, encoder, gpu, own_gpu, refuse, submit};
 use wgpu_optim::gpu::STEP_ROWS;
-use wgpu_optim::{Error, Slice, TensorSpec};
+use wgpu_optim::{Error, HealthConfig, Slice, TensorSpec};
 
 #[test]
 fn a_step_is_recorded_and_nothing_is_submitted() {
@@ -317,4 +318,66 @@ fn skipped_steps_keep_bias_correction_exact() {
         state.steps_skipped = 0;
         assert_eq!(good.misses(&model.params(), &state), Vec::<String>::new(), "{place:?}");
     }
+}
+
+#[test]
+fn steps_that_the_device_refuses_leave_no_trace() {
+    let gpu = Watched::own().gpu;
+    let (mut model, mut oracle) = tiny(&gpu, &config());
+    let refused = |model: &mut Model, steps: u64| {
+        let mut recorded = encoder(&gpu);
+        (0..steps).for_each(|_| model.optimizer.step(&mut recorded).unwrap());
+        refuse(&gpu, recorded);
+    };
+    for _ in 0..3 {
+        refused(&mut model, STEP_ROWS - 8);
+        model.submit();
+        oracle.step_all(&[vec![0.25]]);
+        model.optimizer.wait_for_report().unwrap();
+    }
+    oracle.check(&model.optimizer, "three steps among thousands of refused ones");
+    refused(&mut model, 3);
+    // Which waits for all that is under way to end.
+    model.optimizer.remove_tensors(&[]).unwrap();
+    // One that may still be submitted is none of them.
+    refused(&mut model, 2);
+    let mut recorded = encoder(&gpu);
+    model.optimizer.step(&mut recorded).unwrap();
+    assert!(matches!(model.optimizer.remove_tensors(&[]), Err(Error::StepsUnderWay { .. })));
+    gpu.queue().submit([recorded.finish()]);
+    model.optimizer.remove_tensors(&[]).unwrap();
+    oracle.step_all(&[vec![0.25]]);
+    oracle.check(&model.optimizer, "refused ones before a change of tensors");
+}
+
+/// The memory of its report holds that of a step before.
+#[test]
+fn a_refused_step_reports_nothing_of_a_state_from_before() {
+    let gpu = Watched::own().gpu;
+    let mut model = model(&gpu, &config(), Place::Arena);
+    model.optimizer.set_health(Some(HealthConfig { interval: 1, ..HealthConfig::default() })).unwrap();
+    // Nor of memory that was never written.
+    let mut recorded = encoder(&gpu);
+    model.optimizer.step(&mut recorded).unwrap();
+    refuse(&gpu, recorded);
+    gpu.device().poll(wgpu_optim::wgpu::PollType::wait_indefinitely()).unwrap();
+    assert_eq!((model.optimizer.report().unwrap(), model.optimizer.health().unwrap()), (None, None));
+    model.step(&gradients(0));
+    let state = model.optimizer.state_blocking().unwrap();
+    for step in 0..10 {
+        model.step(&gradients(step));
+        model.optimizer.wait_for_report().unwrap();
+    }
+    assert_eq!(model.optimizer.health().unwrap().map(|health| health.steps_taken), Some(11));
+    model.optimizer.load_state(&state).unwrap();
+    assert_eq!(model.optimizer.report().unwrap(), None);
+    assert_eq!(model.optimizer.health().unwrap(), None, "of the state before");
+    let mut recorded = encoder(&gpu);
+    model.optimizer.step(&mut recorded).unwrap();
+    refuse(&gpu, recorded);
+    gpu.device().poll(wgpu_optim::wgpu::PollType::wait_indefinitely()).unwrap();
+    assert_eq!(model.optimizer.report().unwrap(), None);
+    assert_eq!(model.optimizer.health().unwrap(), None, "copied before the state was loaded");
+    model.step(&gradients(1));
+    assert_eq!(model.optimizer.wait_for_report().unwrap().unwrap().steps_taken, 2);
 }

@@ -123,6 +123,8 @@ fn kernels() -> Vec<(String, Kernel)> {
     add("sums".to_owned(), shader::sums());
     add("fold lines".to_owned(), shader::fold_lines());
     add("rows".to_owned(), shader::rows());
+    add("keep".to_owned(), shader::keep());
+    add("turn".to_owned(), shader::turn());
     for rule in rules::all() {
         for variation in variations(rule.as_ref()) {
             for (index, gradient) in conditionings(rule.name() == "adamw").into_iter().enumerate() {

@@ -74,7 +74,8 @@ fn code_of(x: f32, scale: f32, table: u32, zero: u32) -> u32 {
     while code > 0u && !(bounds[table + code - 1u] * scale < x) {
         code -= 1u;
     }
-    return code - select(0u, 1u, x < 0.0 && code == zero);
+    // Nothing is below the zero of a table without signs.
+    return code - min(code, select(0u, 1u, x < 0.0 && code == zero));
 }
 
 fn encode_q8(x: vec4<f32>, scale: u32, table: u32, zero: u32) -> u32 {

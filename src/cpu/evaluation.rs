@@ -11,7 +11,7 @@ use crate::{Error, Result};
 
 impl<F: Element> CpuOptimizer<F> {
     /// Exchanges all parameters with their moving average: once to evaluate with it, once more to go on
-    /// training. Tensors that have no average yet stay as they are.
+    /// training. Tensors that have no average yet stay as they are. Between the two there can be no step.
     ///
     /// # Errors
     /// No `[ema]` is configured; the number of tensors or a shape differs. Nothing is changed then.
@@ -40,6 +40,16 @@ impl<F: Element> CpuOptimizer<F> {
                 (Some(average), None) => params.iter_mut().zip(average).for_each(|(p, a)| exchange(a, p)),
                 _ => {}
             }
+        }
+        self.swapped = !self.swapped;
+        Ok(())
+    }
+
+    /// Refuses what must not meet the average in the weights' place.
+    pub(super) fn check_unswapped(&self, call: &str) -> Result<()> {
+        if self.swapped {
+            let problem = "the moving average lies in the parameters' place; swap_ema once more first";
+            return Err(Error::Config(format!("{call}: {problem}")));
         }
         Ok(())
     }

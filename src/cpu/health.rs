@@ -4,7 +4,7 @@ use super::passes::map;
 use super::{CpuOptimizer, Dense};
 use crate::Result;
 use crate::gradient::OnNonfinite;
-use crate::health::{Health, HealthConfig, Seen};
+use crate::health::{Due, Health, HealthConfig, Seen};
 use crate::step::Plan;
 use crate::twin::{Element, UpdateSettings, condition};
 
@@ -15,7 +15,7 @@ const SUM: usize = 1 << 12;
 #[derive(Debug, Clone)]
 pub struct Monitor {
     config: HealthConfig,
-    steps: u64,
+    due: Due,
     latest: Option<Health>,
 }
 
@@ -35,7 +35,7 @@ impl<F: Element> CpuOptimizer<F> {
         if let Some(config) = &config {
             config.check().map_err(|e| e.within("health"))?;
         }
-        self.monitor = config.map(|config| Monitor { config, steps: 0, latest: None });
+        self.monitor = config.map(|config| Monitor { due: Due::new(config.interval), config, latest: None });
         Ok(())
     }
 
@@ -46,10 +46,9 @@ impl<F: Element> CpuOptimizer<F> {
 }
 
 impl Monitor {
-    /// Counts a step, and says whether to look at it.
-    pub fn is_due(&mut self) -> bool {
-        self.steps += 1;
-        (self.steps - 1).is_multiple_of(self.config.interval)
+    /// Counts a step or micro-batch, and says whether to look at it.
+    pub fn is_due(&mut self, completes: bool) -> bool {
+        self.due.next(completes)
     }
 
     pub fn conclude<F: Element>(&mut self, look: Look<F>, dense: &[Dense<'_, F>], plan: &Plan, steps_taken: u64) {

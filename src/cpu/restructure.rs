@@ -43,6 +43,7 @@ impl<F: Element> CpuOptimizer<F> {
     }
 
     fn rebuild(&mut self, config: &OptimizerConfig, specs: &[TensorSpec], moved: Option<usize>) -> Result<()> {
+        self.check_unswapped("a change of tensors")?;
         let mut next = Self::new(config, specs)?;
         let old = self.plan.kept_in(&next.plan, moved)?;
         let goes_on = old.iter().any(Option::is_some);

@@ -61,8 +61,7 @@ impl Arena {
             .map(|((spec, (segment, element)), formats)| {
                 let count = spec.elements().unwrap_or(0);
                 let slice = |buffer: &wgpu::Buffer, format: Format| {
-                    let slice = Slice::new(buffer, element * format.bytes(), count * format.bytes());
-                    Slice { padded: true, ..slice }
+                    Slice::new(buffer, element * format.bytes(), count * format.bytes()).with_padding()
                 };
                 let gradient = Some(slice(&gradients[segment], formats[1]));
                 Tensor { params: slice(&params[segment], formats[0]), gradient, spec }

@@ -72,7 +72,7 @@ struct Entry {
 pub struct DispatchCache {
     accumulates: bool,
     /// The tables of q8, where some state is compressed.
-    codes: Option<wgpu::Buffer>,
+    pub codes: Option<wgpu::Buffer>,
     entries: HashMap<Key, Entry>,
     round: u64,
 }
@@ -136,7 +136,7 @@ impl DispatchCache {
                         buffers.push(&slice.buffer);
                         buffers.len() - 1
                     });
-                    GradientPlace { buffer, offset: slice.offset, padded: slice.padded }
+                    GradientPlace { buffer, offset: slice.offset, padded: slice.is_padded() }
                 })
             })
             .collect();

@@ -81,7 +81,9 @@ impl Gpu {
     /// [`Gpu::bundle_features`].
     ///
     /// Its callbacks stay the caller's. That the device is lost shows when something is to be read back, or at
-    /// once where the caller's own callback says so by [`Gpu::set_lost`].
+    /// once where the caller's own callback says so by [`Gpu::set_lost`]. The library polls the device, so callbacks of
+    /// submitted work may run in its calls; one that panics there ends as [`Error::DeviceLost`] with the panic's text,
+    /// since a driver's failure looks the same.
     pub fn new(device: wgpu::Device, queue: wgpu::Queue) -> Self {
         Self::with_lost_flag(device, queue, LostFlag::default())
     }
@@ -103,7 +105,7 @@ impl Gpu {
         Self { inner: Arc::new(inner) }
     }
 
-    /// Opens a device without a window: the first of [`adapters`].
+    /// Opens a device without a window: the first of [`adapters`]. As [`Gpu::open`] otherwise.
     ///
     /// # Errors
     /// [`Error::NoAdapter`], with what to install.
@@ -123,6 +125,10 @@ impl Gpu {
     /// Opens a device on that adapter with WebGPU's default limits, raised where the adapter offers
     /// longer buffers and bindings, and with the features that it can make use of: arrays of bindings
     /// ([`Gpu::bundle_features`]), timestamps for the benches, a pipeline cache.
+    ///
+    /// The device's handler of uncaptured errors is the library's: an error of the caller's own on that device, such as a
+    /// refused submission, surfaces as [`Error::DeviceLost`] with wgpu's text at the next call. Who wants to go on after
+    /// such an error sets a handler of their own by [`Gpu::device`], or uses error scopes.
     ///
     /// # Errors
     /// [`Error::NoAdapter`] with the driver's reason.
@@ -367,15 +373,18 @@ impl Gpu {
         waited.map(drop).map_err(|_| Error::Timeout { what, after: timeout })
     }
 
-    /// A driver that loses the device while it is polled makes wgpu panic, and nothing else: by then the device
-    /// is only good for being dropped, so the panic ends here and the lost flag stays.
+    /// A driver that loses the device while it is polled makes wgpu panic: by then the device is only good for being
+    /// dropped, so the panic ends here and the lost flag stays, with its text. A callback of the caller's that panics
+    /// cannot be told from it, and may have left wgpu's locks poisoned as well.
     fn poll_device(&self, poll: wgpu::PollType) -> Result<wgpu::PollStatus, wgpu::PollError> {
         let polled = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             self.faults().poll();
             self.device().poll(poll)
         }));
-        polled.unwrap_or_else(|_| {
-            self.set_lost("the driver failed while it was polled");
+        polled.unwrap_or_else(|payload| {
+            let text = payload.downcast_ref::<&str>().copied();
+            let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message");
+            self.set_lost(&format!("a panic while it was polled: {text}"));
             Err(wgpu::PollError::Timeout)
         })
     }

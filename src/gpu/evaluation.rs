@@ -1,52 +1,78 @@
 //! Other weights to evaluate with: the moving average, and those of rules that average their iterates.
 
-use wgpu::BufferUsages;
+use std::sync::Arc;
 
+use super::bindings::BoundDispatch;
+use super::keep::{self, Kept};
 use super::optimizer::Optimizer;
-use super::slice::Slice;
+use super::phases::Phase;
+use super::whole;
 use crate::{Error, Result};
 
-/// The parameters to go on training with, while others lie in their place.
+/// What evaluations need besides, made for the first.
 #[derive(Debug, Default)]
 pub struct Evaluation {
-    kept: Vec<(usize, wgpu::Buffer)>,
-    active: bool,
+    kept: Vec<Kept>,
+    /// Over all tensors, with gradients or without.
+    whole: Option<Arc<[BoundDispatch]>>,
 }
 
 impl Evaluation {
-    /// Where a tensor's parameters to train with lie, while others lie in their place.
-    pub fn kept(&self, tensor: usize) -> Option<&wgpu::Buffer> {
-        self.kept.iter().filter(|_| self.active).find(|(t, _)| *t == tensor).map(|(_, buffer)| buffer)
+    /// Where parameters to train with lie while others lie in their place, and whose they are.
+    pub fn kept(&self) -> impl Iterator<Item = (usize, &wgpu::Buffer)> {
+        self.kept.iter().map(|kept| (kept.tensor, &kept.buffer))
+    }
+
+    /// Other kernels are wanted from now on.
+    pub fn forget_dispatches(&mut self) {
+        self.whole = None;
     }
 }
 
 impl Optimizer {
     /// Records the exchange of all parameters with their moving average: once to evaluate with it, once
-    /// more to go on training. Tensors that have no average yet, or no gradient bound, stay as they
-    /// are.
+    /// more to go on training. Tensors that have no average yet stay as they are.
+    ///
+    /// Between the two no step can be recorded, and no checkpoint. A step that was recorded before and runs
+    /// between them is skipped. If the encoder is dropped, nothing is exchanged, here and on the device.
     ///
     /// # Errors
-    /// No `[ema]` is configured, or the device is lost.
+    /// No `[ema]` is configured; an evaluation has begun and not ended; the device is lost or refuses what this needs.
+    /// Nothing is recorded then.
     pub fn swap_ema(&mut self, encoder: &mut wgpu::CommandEncoder) -> Result<()> {
         if self.plan.ema.is_none() {
             return Err(Error::Config("no moving average is kept: the configuration has no [ema]".to_owned()));
         }
-        let bound = self.bind()?;
+        let from = self.phases.current();
+        let to = match from {
+            Phase::Averaged => Phase::Training,
+            _ => Phase::Averaged,
+        };
+        if from != Phase::Averaged {
+            self.check_training("swap_ema")?;
+        }
+        let dispatches = self.whole(|_| true)?;
+        let turn = self.turn(from, to)?;
         let descriptor = wgpu::ComputePassDescriptor { label: Some("swap weights"), timestamp_writes: None };
-        self.recorder(&bound.dispatches, None).swap(&mut encoder.begin_compute_pass(&descriptor));
+        let mut pass = encoder.begin_compute_pass(&descriptor);
+        self.recorder(&dispatches, None).swap(&mut pass, to == Phase::Training);
+        turn.record(&mut pass);
+        drop(pass);
+        self.phases.follow(encoder, Some(to));
         Ok(())
     }
 
     /// Records that the parameters of rules that average their iterates (`schedule_free_adamw`) become
     /// the weights to evaluate with. Those to train with are kept beside, to the bit, in memory that is
-    /// allocated the first time, as much as the parameters. Tensors that have taken no step, or have no
-    /// gradient bound, stay as they are.
+    /// allocated the first time, as much as the parameters. Tensors that have taken no step stay as they are.
     ///
-    /// Until [`Optimizer::end_evaluation`] is recorded, no step can be.
+    /// Until [`Optimizer::end_evaluation`] is recorded, no step can be. A step that was recorded before and runs
+    /// during the evaluation is skipped. If the encoder is dropped, no evaluation has begun.
     ///
     /// # Errors
-    /// No rule averages its iterates; the last evaluation has not ended; parameters of 16 bits end within
-    /// a word that is not padding; the usage of a parameter buffer lacks `COPY_SRC` or `COPY_DST`; the device is lost or out of memory.
+    /// No rule averages its iterates; the last evaluation has not ended, or the moving average is swapped in;
+    /// parameters of 16 bits end within a word that is not padding; the device is lost, out of memory or refuses what
+    /// this needs. Nothing is recorded then.
     pub fn begin_evaluation(&mut self, encoder: &mut wgpu::CommandEncoder) -> Result<()> {
         if !self.plan.averages() {
             let problem = "no rule averages its iterates: its parameters are those to evaluate with";
@@ -56,59 +82,82 @@ impl Optimizer {
         if self.evaluation.kept.is_empty() {
             self.evaluation.kept = self.keep()?;
         }
-        let bound = self.bind()?;
-        for (tensor, kept) in &self.evaluation.kept {
-            let Slice { buffer, offset, .. } = &self.tensors[*tensor].params;
-            encoder.copy_buffer_to_buffer(buffer, *offset, kept, 0, kept.size());
-        }
+        let plan = self.plan.clone();
+        let dispatches = self.whole(|variant| plan.variants[variant].averages())?;
+        let keep = keep::pipeline(&self.gpu)?;
+        let turn = self.turn(Phase::Training, Phase::Evaluating)?;
         let descriptor = wgpu::ComputePassDescriptor { label: Some("evaluation weights"), timestamp_writes: None };
-        self.recorder(&bound.dispatches, None).evaluate(&mut encoder.begin_compute_pass(&descriptor));
-        self.evaluation.active = true;
+        let mut pass = encoder.begin_compute_pass(&descriptor);
+        pass.set_pipeline(&keep);
+        self.evaluation.kept.iter().for_each(|kept| kept.keep(&mut pass));
+        self.recorder(&dispatches, None).evaluate(&mut pass);
+        turn.record(&mut pass);
+        drop(pass);
+        self.phases.follow(encoder, Some(Phase::Evaluating));
         Ok(())
     }
 
-    /// Records that the parameters become again those that [`Optimizer::begin_evaluation`] kept.
+    /// Records that the parameters become again those that [`Optimizer::begin_evaluation`] kept. On a device
+    /// where none has begun, because its encoder was dropped, the commands do nothing.
     ///
     /// # Errors
-    /// No evaluation has begun.
+    /// No evaluation has begun; the device is lost. Nothing is recorded then.
     pub fn end_evaluation(&mut self, encoder: &mut wgpu::CommandEncoder) -> Result<()> {
-        if !self.evaluation.active {
+        if self.phases.current() != Phase::Evaluating {
             return Err(Error::Config("end_evaluation: none has begun".to_owned()));
         }
-        for (tensor, kept) in &self.evaluation.kept {
-            let Slice { buffer, offset, .. } = &self.tensors[*tensor].params;
-            encoder.copy_buffer_to_buffer(kept, 0, buffer, *offset, kept.size());
-        }
-        self.evaluation.active = false;
+        let keep = keep::pipeline(&self.gpu)?;
+        let turn = self.turn(Phase::Evaluating, Phase::Training)?;
+        let descriptor = wgpu::ComputePassDescriptor { label: Some("training weights"), timestamp_writes: None };
+        let mut pass = encoder.begin_compute_pass(&descriptor);
+        pass.set_pipeline(&keep);
+        self.evaluation.kept.iter().for_each(|kept| kept.restore(&mut pass));
+        turn.record(&mut pass);
+        drop(pass);
+        self.phases.follow(encoder, Some(Phase::Training));
         Ok(())
     }
 
-    /// Refuses what must not meet the weights to evaluate with.
+    /// Refuses what must not meet other weights than those to train with.
     pub(super) fn check_training(&self, call: &str) -> Result<()> {
-        if self.evaluation.active {
-            return Err(Error::Config(format!("{call}: an evaluation has begun and not ended; end_evaluation first")));
-        }
-        Ok(())
+        self.phases.current().check_training(call)
+    }
+
+    /// Dispatches over all tensors of those variants, with all pipelines built.
+    fn whole(&mut self, of: impl Fn(usize) -> bool) -> Result<Vec<BoundDispatch>> {
+        let all = match &self.evaluation.whole {
+            Some(all) => all.clone(),
+            None => {
+                let codes = self.cache.codes.as_ref();
+                whole::dispatches(&self.gpu, &self.layout, &self.windows, codes, self.zero_gradients)?
+            }
+        };
+        self.evaluation.whole = Some(all.clone());
+        let dispatches: Vec<_> = all.iter().filter(|dispatch| of(dispatch.variant)).cloned().collect();
+        self.build_for(&dispatches)?;
+        Ok(dispatches)
+    }
+
+    fn turn(&self, before: Phase, after: Phase) -> Result<keep::Turning> {
+        keep::Turning::new(&self.gpu, &self.tables.control, self.tables.turn(before, after))
     }
 
     /// Room for the parameters of every tensor whose rule averages its iterates.
-    fn keep(&self) -> Result<Vec<(usize, wgpu::Buffer)>> {
+    fn keep(&self) -> Result<Vec<Kept>> {
         let averaged = |t: &usize| self.plan.is_live(*t) && self.plan.variant_of(*t).averages();
+        let turns = || {
+            [(Phase::Training, Phase::Evaluating), (Phase::Evaluating, Phase::Training)]
+                .map(|(before, after)| self.tables.turn(before, after))
+        };
         (0..self.tensors.len())
             .filter(averaged)
             .map(|t| {
                 let params = &self.tensors[t].params;
-                let usage = params.buffer.usage();
-                if !usage.contains(BufferUsages::COPY_SRC | BufferUsages::COPY_DST) {
-                    let problem = format!("its parameters cannot be kept: usage {usage:?} lacks COPY_SRC or COPY_DST");
-                    return Err(Error::tensor(&self.tensors[t].spec.name, problem));
-                }
-                if !params.size.is_multiple_of(4) && !params.padded {
+                if !params.size.is_multiple_of(4) && !params.is_padded() {
                     let problem = "its parameters cannot be kept: they end within a word, whose rest is not theirs";
                     return Err(Error::tensor(&self.tensors[t].spec.name, problem));
                 }
-                let copied = BufferUsages::COPY_SRC | BufferUsages::COPY_DST;
-                Ok((t, self.gpu.buffer("training weights", params.size.next_multiple_of(4), copied)?))
+                Kept::new(&self.gpu, t, params, &self.tables.control, turns())
             })
             .collect()
     }

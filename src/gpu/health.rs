@@ -5,16 +5,18 @@ use super::mailbox::Mailbox;
 use super::rows::{Control, Partial};
 use super::tables::{Tables, Watch};
 use crate::Result;
-use crate::health::{Health, HealthConfig, Seen};
+use crate::health::{Due, Health, HealthConfig, Seen};
 use crate::step::Plan;
 
-/// Looks that can be under way at once; a step that finds none free is not looked at.
+/// Looks that can be under way at once; a step that finds none free is not looked at, but a later one.
 const SLOTS: usize = 2;
 
 #[derive(Debug)]
 pub struct Monitor {
     config: HealthConfig,
-    recorded: u64,
+    due: Due,
+    /// Whether the last look met a micro-batch that was thought to complete a step: then every one is tried.
+    misjudged: bool,
     mailbox: Mailbox<Vec<usize>>,
     pub watch: Watch,
     latest: Option<Health>,
@@ -25,17 +27,24 @@ impl Monitor {
         config.check().map_err(|e| e.within("health"))?;
         let sums = 3 * plan.tensors.len() * size_of::<Partial>();
         let mailbox = Mailbox::new(gpu, "health", SLOTS, (size_of::<Control>() + sums) as u64)?;
-        Ok(Self { config, recorded: 0, mailbox, watch: tables.watch(gpu, plan)?, latest: None })
+        Ok(Self {
+            due: Due::new(config.interval),
+            config,
+            misjudged: false,
+            mailbox,
+            watch: tables.watch(gpu, plan)?,
+            latest: None,
+        })
     }
 
     pub fn config(&self) -> &HealthConfig {
         &self.config
     }
 
-    /// Counts a recorded step, and says whether to look at it.
-    pub fn is_due(&mut self) -> bool {
-        self.recorded += 1;
-        (self.recorded - 1).is_multiple_of(self.config.interval)
+    /// Counts a recorded step or micro-batch, and says whether to look at it. Whether it completes a step only the
+    /// device knows; what the host thinks is right unless encoders are dropped or reordered.
+    pub fn is_due(&mut self, completes: bool) -> bool {
+        self.due.next((completes || self.misjudged) && self.mailbox.has_room())
     }
 
     /// Records the copy of what this step's passes found, for the tensors that have a gradient.
@@ -50,11 +59,22 @@ impl Monitor {
         });
     }
 
-    /// The newest look that has arrived.
-    pub fn latest(&mut self, plan: &Plan) -> Option<&Health> {
+    /// Another state is loaded: what was seen with the one before no longer counts.
+    pub fn forget(&mut self) {
+        self.latest = None;
+    }
+
+    /// The newest look that has arrived, of the state with that number.
+    pub fn latest(&mut self, plan: &Plan, generation: u32) -> Option<&Health> {
         let config = &self.config;
-        let arrived = self.mailbox.collect(|seen, bytes| read(config, plan, &seen, bytes));
-        for health in arrived.into_iter().flatten() {
+        let arrived = self.mailbox.collect(|seen, bytes| read(config, plan, generation, &seen, bytes));
+        for look in arrived.into_iter().flatten() {
+            let Look::At(health) = look else {
+                self.misjudged = true;
+                self.due.again();
+                continue;
+            };
+            self.misjudged = false;
             if self.latest.as_ref().is_none_or(|latest| latest.steps_taken <= health.steps_taken) {
                 self.latest = Some(health);
             }
@@ -63,12 +83,22 @@ impl Monitor {
     }
 }
 
-/// `None` for a micro-batch that was only accumulated.
-fn read(config: &HealthConfig, plan: &Plan, seen: &[usize], bytes: &[u8]) -> Option<Health> {
+/// What a look met.
+enum Look {
+    At(Health),
+    /// A micro-batch that was only accumulated.
+    BetweenSteps,
+}
+
+/// `None` for what is not of the state with that number.
+fn read(config: &HealthConfig, plan: &Plan, generation: u32, seen: &[usize], bytes: &[u8]) -> Option<Look> {
     let (head, rest) = bytes.split_at(size_of::<Control>());
     let control: Control = bytemuck::pod_read_unaligned(head);
-    if control.micro != 0 {
+    if control.generation != generation {
         return None;
+    }
+    if control.micro != 0 {
+        return Some(Look::BetweenSteps);
     }
     let sums: Vec<Partial> = rest.chunks_exact(size_of::<Partial>()).map(bytemuck::pod_read_unaligned).collect();
     let count = plan.tensors.len();
@@ -88,5 +118,5 @@ fn read(config: &HealthConfig, plan: &Plan, seen: &[usize], bytes: &[u8]) -> Opt
             (plan.tensors[t].spec.name.clone(), found)
         })
         .collect();
-    Some(Health::judge(config, control.taken.into(), tensors))
+    Some(Look::At(Health::judge(config, control.taken.into(), tensors)))
 }

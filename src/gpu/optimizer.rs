@@ -5,7 +5,8 @@ use super::context::Gpu;
 use super::evaluation::Evaluation;
 use super::health::Monitor;
 use super::kernels::Kernels;
-use super::overlap::ParamMap;
+use super::overlap::{ParamMap, check_gradients};
+use super::phases::{Phase, Phases};
 use super::readback::Source;
 use super::record::Recorder;
 use super::reports::{Reports, Snapshot};
@@ -40,7 +41,7 @@ pub struct Optimizer {
     pub(super) tables: Tables,
     pub(super) step_table: StepTable,
     kernels: Kernels,
-    cache: DispatchCache,
+    pub(super) cache: DispatchCache,
     param_map: ParamMap,
     /// The dispatches of a step and the tensors without a gradient, until a gradient is bound
     /// elsewhere.
@@ -48,6 +49,7 @@ pub struct Optimizer {
     pub(super) zero_gradients: bool,
     pub(super) monitor: Option<Monitor>,
     pub(super) evaluation: Evaluation,
+    pub(super) phases: Phases,
     pub(super) reports: Reports,
     pub(super) latest: Option<Snapshot>,
 }
@@ -93,19 +95,24 @@ impl Optimizer {
             zero_gradients: false,
             monitor: None,
             evaluation: Evaluation::default(),
+            phases: Phases::default(),
             latest: None,
         };
         optimizer.build_kernels()?;
         Ok(optimizer)
     }
 
-    /// Records one step: reads gradients, updates parameters and state. Submits nothing and waits for
-    /// nothing. Several steps may be recorded into one encoder.
+    /// Records one step, or with `accumulate` a micro-batch of one: reads gradients, updates parameters and state.
+    /// Submits nothing and waits for nothing. Several steps may be recorded into one encoder.
+    ///
+    /// At most [`STEP_ROWS`](super::STEP_ROWS) steps can be recorded and not yet known to be done, micro-batches among
+    /// them. From the first step on in which a tensor has no gradient, it is fewer: 256 with up to 341 tensors, the fewer
+    /// the more tensors there are, and 16 from 5,141 tensors on.
     ///
     /// # Errors
-    /// [`Error::StepTableFull`] if thousands of recorded steps are not yet done, a lost device, or a
-    /// gradient buffer that the device refuses to bind; an evaluation that has begun and not ended.
-    /// Nothing is recorded then.
+    /// [`Error::StepTableFull`] if that many recorded steps are not yet done, a lost device, or a
+    /// gradient buffer that the device refuses to bind; an evaluation that has begun and not ended, or the moving
+    /// average swapped in; gradients that overlap and are to be zeroed. Nothing is recorded then.
     pub fn step(&mut self, encoder: &mut wgpu::CommandEncoder) -> Result<()> {
         self.check_training("step")?;
         self.collect()?;
@@ -115,7 +122,8 @@ impl Optimizer {
         if !bound.absent.is_empty() {
             self.tables.mark_absent(encoder, &bound.absent);
         }
-        let watched = self.monitor.as_mut().is_some_and(Monitor::is_due);
+        let completes = self.step_table.completes(self.reports.dropped(), self.plan.gradient.accumulate);
+        let watched = self.monitor.as_mut().is_some_and(|monitor| monitor.is_due(completes));
         let watch = self.monitor.as_ref().filter(|_| watched).map(|monitor| &monitor.watch);
         if let Some(watch) = watch {
             // A tensor that has no part in this step must not show that of an earlier one.
@@ -142,15 +150,20 @@ impl Optimizer {
     /// of the gradients, at its interval only.
     ///
     /// # Errors
-    /// An option of the configuration cannot be used, or the device refuses what this needs.
+    /// An option of the configuration cannot be used, or the device refuses what this needs. It stays as it was then.
     pub fn set_health(&mut self, config: Option<HealthConfig>) -> Result<()> {
-        self.monitor = match config {
+        let monitor = match config {
             Some(config) => Some(Monitor::new(&self.gpu, &self.plan, &self.tables, config)?),
             None => None,
         };
-        self.kernels.set_watched(self.monitor.is_some());
+        self.kernels.set_watched(monitor.is_some());
         self.bound = None;
-        self.build_kernels()
+        if let Err(error) = self.build_kernels() {
+            self.kernels.set_watched(self.monitor.is_some());
+            return Err(error);
+        }
+        self.monitor = monitor;
+        Ok(())
     }
 
     /// The newest look at the tensors' health that has arrived. Never waits.
@@ -159,7 +172,7 @@ impl Optimizer {
     /// The device is lost.
     pub fn health(&mut self) -> Result<Option<&Health>> {
         self.collect()?;
-        Ok(self.monitor.as_mut().and_then(|monitor| monitor.latest(&self.plan)))
+        Ok(self.monitor.as_mut().and_then(|monitor| monitor.latest(&self.plan, self.reports.generation())))
     }
 
     pub(super) fn recorder<'a>(&'a self, dispatches: &'a [BoundDispatch], watch: Option<&'a Watch>) -> Recorder<'a> {
@@ -195,11 +208,37 @@ impl Optimizer {
     /// this optimizer's callbacks, so reports alone do not tell that.
     pub(super) fn sync(&mut self) -> Result<Snapshot> {
         let control = Source { buffer: self.tables.control.clone(), offset: 0, size: self.tables.control.size() };
+        // What has ended by now is in the copy, or was refused. What ends later may be in neither.
+        self.gpu.wait("what was submitted")?;
+        let (ended, changes) = (self.reports.ended(), self.phases.pending());
         let parts = self.gpu.download(&[control])?.wait()?;
         self.collect()?;
         let snapshot = Snapshot::of(&parts[0], true);
         self.take(snapshot.clone());
+        self.step_table.settle(ended);
+        if changes == 0 {
+            self.phases.settle(Phase::of(snapshot.control.phase));
+        }
         Ok(snapshot)
+    }
+
+    /// Whether all that is recorded so far is done or dropped, as far as is known after [`Optimizer::sync`].
+    pub(super) fn check_idle(&self) -> Result<()> {
+        // Another thread that polls may be about to run the callbacks of what is done.
+        let mut looks = 0..20;
+        while self.phases.pending() > 0 && looks.next().is_some() {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        match self.step_table.ahead(self.reports.dropped()) + self.phases.pending() {
+            0 => Ok(()),
+            pending => Err(Error::StepsUnderWay { pending }),
+        }
+    }
+
+    /// Builds what those dispatches need.
+    pub(super) fn build_for(&mut self, dispatches: &[BoundDispatch]) -> Result<()> {
+        let mut each = dispatches.iter();
+        each.try_for_each(|dispatch| self.kernels.build(&self.gpu, &self.plan, dispatch.variant, dispatch.access))
     }
 
     pub(super) fn collect(&mut self) -> Result<()> {
@@ -212,7 +251,7 @@ impl Optimizer {
         }
         // Frees the slots, so that later looks find one.
         if let Some(monitor) = &mut self.monitor {
-            monitor.latest(&self.plan);
+            monitor.latest(&self.plan, self.reports.generation());
         }
         Ok(())
     }
@@ -229,14 +268,16 @@ impl Optimizer {
         let control = &snapshot.control;
         let power = |exponent: i32| f64::from(exponent).exp2();
         let norm = f64::from(control.norm_mantissa) * power(control.norm_exponent);
+        // A micro-batch that is only accumulated has no norm, and is not clipped.
+        let completes = control.micro == 0;
         Report {
             steps_taken: control.taken.into(),
             steps_skipped: control.skipped.into(),
             skipped: control.skip != 0,
             nonfinite: control.nonfinite.into(),
             lr: control.lr.into(),
-            global_norm: self.plan.gradient.needs_norm().then_some(norm),
-            clip_coefficient: f64::from(control.coefficient) * power(control.exponent),
+            global_norm: (completes && self.plan.gradient.needs_norm()).then_some(norm),
+            clip_coefficient: if completes { f64::from(control.coefficient) * power(control.exponent) } else { 1.0 },
             loss_scale: control.loss_scale.into(),
             accumulated: control.micro.into(),
         }
@@ -278,14 +319,23 @@ impl Optimizer {
     }
 
     /// Whether the update pass zeroes gradients after it has read them, skipped steps included. Saves
-    /// a pass over memory where the backward pass adds to its gradients.
+    /// a pass over memory where the backward pass adds to its gradients. Gradients of tensors must not share memory then.
     ///
     /// # Errors
-    /// The device refuses the pipelines that this needs.
+    /// [`Error::Overlap`], here or at a step after gradients were bound elsewhere; or the device refuses the pipelines
+    /// that this needs. It stays as it was then.
     pub fn set_zero_gradients(&mut self, zero: bool) -> Result<()> {
-        self.zero_gradients = zero;
+        if zero {
+            check_gradients(&self.tensors, &self.live_gradients())?;
+        }
+        let before = std::mem::replace(&mut self.zero_gradients, zero);
         self.bound = None;
-        self.build_kernels()
+        self.evaluation.forget_dispatches();
+        let built = self.build_kernels();
+        if built.is_err() {
+            self.zero_gradients = before;
+        }
+        built
     }
 
     /// Sets `[optimizer].lr` for steps submitted from now on; groups keep their ratio to it.
@@ -366,13 +416,21 @@ impl Optimizer {
         if added.is_empty() { Ok(()) } else { self.tables.write_lanes(to, rows) }
     }
 
+    /// The gradients of tensors that are not frozen, as they are bound now.
+    fn live_gradients(&self) -> Vec<Option<Slice>> {
+        let gradient = |t: usize| self.tensors[t].gradient.clone().filter(|_| self.plan.is_live(t));
+        (0..self.tensors.len()).map(gradient).collect()
+    }
+
     /// The dispatches for the gradients as they are bound now.
     pub(super) fn bind(&mut self) -> Result<Bound> {
         if let Some(bound) = &self.bound {
             return Ok(bound.clone());
         }
-        let gradient = |t: usize| self.tensors[t].gradient.clone().filter(|_| self.plan.is_live(t));
-        let gradients: Vec<_> = (0..self.tensors.len()).map(gradient).collect();
+        let gradients = self.live_gradients();
+        if self.zero_gradients {
+            check_gradients(&self.tensors, &gradients)?;
+        }
         let absent: Arc<[usize]> =
             (0..gradients.len()).filter(|t| self.plan.is_live(*t) && gradients[*t].is_none()).collect();
         if absent.iter().any(|tensor| !self.step_table.has_lane(*tensor)) {
@@ -401,7 +459,7 @@ impl Optimizer {
         let mut expected = self.layout.bundles(self.gpu.limits());
         for window in &self.layout.windows {
             let mut pieces = window.runs.iter().flat_map(|run| &run.pieces);
-            let external = pieces.any(|piece| !self.tensors[piece.tensor].params.padded);
+            let external = pieces.any(|piece| !self.tensors[piece.tensor].params.is_padded());
             for vector in [true, false] {
                 if vector || external {
                     expected.entry((window.variant, vector)).or_default();

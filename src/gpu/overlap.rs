@@ -32,13 +32,7 @@ impl ParamMap {
             }
         }
         for stretches in buffers.values_mut() {
-            stretches.sort_by_key(|s| s.start);
-            // Sorted by their start, some neighbours overlap if any two do.
-            for (first, second) in stretches.iter().zip(stretches.iter().skip(1)) {
-                if second.start < first.end {
-                    return Err(overlap(&tensors[first.tensor], &tensors[second.tensor], "parameters"));
-                }
-            }
+            *stretches = check_apart(tensors, std::mem::take(stretches), "parameters")?;
         }
         let map = Self { buffers };
         for (index, tensor) in tensors.iter().enumerate() {
@@ -65,6 +59,31 @@ impl ParamMap {
             _ => Ok(()),
         }
     }
+}
+
+/// Checks that no two of the tensors' gradients share memory: what zeroes one while another is read would race.
+pub fn check_gradients(tensors: &[Tensor], gradients: &[Option<Slice>]) -> Result<()> {
+    let bound = gradients.iter().enumerate().filter_map(|(t, slice)| Some((slice.as_ref().filter(|s| s.size > 0)?, t)));
+    let mut buffers: HashMap<&wgpu::Buffer, Vec<Stretch>> = HashMap::new();
+    for (slice, tensor) in bound {
+        let stretch = Stretch { start: slice.offset, end: slice.end(), tensor };
+        buffers.entry(&slice.buffer).or_default().push(stretch);
+    }
+    buffers
+        .into_values()
+        .try_for_each(|stretches| check_apart(tensors, stretches, "gradients, which are zeroed").map(drop))
+}
+
+/// Sorts the stretches by their start, and checks that none reaches into the next.
+fn check_apart(tensors: &[Tensor], mut stretches: Vec<Stretch>, what: &'static str) -> Result<Vec<Stretch>> {
+    stretches.sort_by_key(|s| s.start);
+    // Sorted by their start, some neighbours overlap if any two do.
+    for (first, second) in stretches.iter().zip(stretches.iter().skip(1)) {
+        if second.start < first.end {
+            return Err(overlap(&tensors[first.tensor], &tensors[second.tensor], what));
+        }
+    }
+    Ok(stretches)
 }
 
 fn overlap(first: &Tensor, second: &Tensor, what: &'static str) -> Error {

@@ -1,11 +1,11 @@
 //! Buffers read back to the host, awaited or waited for.
 
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use super::context::{Gpu, LostFlag};
+use super::arrival::{Arrival, Shared};
+use super::context::Gpu;
 use crate::{Error, Result};
 
 /// Longest staging buffer.
@@ -41,50 +41,9 @@ pub struct Download {
 
 #[derive(Debug)]
 struct Staging {
-    /// Before the buffer, and so dropped before it: a mapping that ends with its buffer has failed nobody.
-    arrival: Arc<Mutex<Arrival>>,
+    /// Before the buffer, and so dropped before it.
+    arrival: Shared,
     buffer: wgpu::Buffer,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-enum Arrival {
-    #[default]
-    Pending,
-    Mapped,
-    /// The device refused.
-    Refused,
-    /// The encoder was dropped.
-    Dropped,
-}
-
-/// Lives in a mapping's callback, which is called when the copy has arrived and dropped if it never will.
-struct Guard {
-    /// Not the device, which keeps the callback: neither would ever be dropped.
-    lost: LostFlag,
-    arrival: Arc<Mutex<Arrival>>,
-}
-
-impl Guard {
-    fn mapped(self, result: Result<(), wgpu::BufferAsyncError>) {
-        // Only a lost device refuses to map a buffer that it has made.
-        if result.is_err() && Arc::strong_count(&self.arrival) > 1 {
-            self.lost.set("a buffer could not be mapped");
-        }
-        set(&self.arrival, if result.is_ok() { Arrival::Mapped } else { Arrival::Refused });
-    }
-}
-
-impl Drop for Guard {
-    fn drop(&mut self) {
-        let mut arrival = self.arrival.lock().unwrap_or_else(PoisonError::into_inner);
-        if *arrival == Arrival::Pending {
-            *arrival = Arrival::Dropped;
-        }
-    }
-}
-
-fn set(arrival: &Mutex<Arrival>, to: Arrival) {
-    *arrival.lock().unwrap_or_else(PoisonError::into_inner) = to;
 }
 
 impl Gpu {
@@ -135,9 +94,8 @@ impl Gpu {
             }
         }
         let follow = |buffer: wgpu::Buffer| {
-            let arrival = Arc::<Mutex<Arrival>>::default();
-            let guard = Guard { lost: self.lost().clone(), arrival: arrival.clone() };
-            encoder.map_buffer_on_submit(&buffer, wgpu::MapMode::Read, .., move |result| guard.mapped(result));
+            let arrival = Shared::default();
+            arrival.ask(encoder, &buffer, self.lost(), "a buffer could not be mapped");
             Staging { arrival, buffer }
         };
         let staging = staging.into_iter().map(follow).collect();
@@ -166,17 +124,17 @@ impl Download {
         let timeout = self.gpu.timeout();
         let since = *self.waiting_since.get_or_insert_with(Instant::now);
         for part in &self.staging {
-            match *part.arrival.lock().unwrap_or_else(PoisonError::into_inner) {
+            match part.arrival.get() {
                 Arrival::Mapped if !self.gpu.faults().stalls_readbacks() => {}
                 Arrival::Refused => {
                     self.gpu.check_lost()?;
                     return Err(refused(self.what, &"the buffer could not be mapped"));
                 }
                 Arrival::Dropped => return Err(refused(self.what, &"its encoder was dropped unsubmitted")),
-                Arrival::Pending | Arrival::Mapped if since.elapsed() >= timeout => {
+                Arrival::Idle | Arrival::Pending | Arrival::Mapped if since.elapsed() >= timeout => {
                     return Err(Error::Timeout { what: self.what, after: timeout });
                 }
-                Arrival::Pending | Arrival::Mapped => return Ok(None),
+                Arrival::Idle | Arrival::Pending | Arrival::Mapped => return Ok(None),
             }
         }
         self.take().map(Some)

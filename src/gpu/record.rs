@@ -41,9 +41,9 @@ impl Recorder<'_> {
         }
     }
 
-    /// Exchanges weights and their average.
-    pub fn swap(&self, pass: &mut wgpu::ComputePass<'_>) {
-        self.each(pass, &self.tables.swap, |k| k.swap.as_ref());
+    /// Exchanges weights and their average: to it, or back.
+    pub fn swap(&self, pass: &mut wgpu::ComputePass<'_>, back: bool) {
+        self.each(pass, &self.tables.swap[usize::from(back)], |k| k.swap.as_ref());
     }
 
     /// Replaces weights by those to evaluate with.

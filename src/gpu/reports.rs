@@ -13,40 +13,47 @@ use crate::step::Plan;
 /// Steps whose report can be under way at once; a step that finds none free has no report.
 const SLOTS: usize = 8;
 
+/// Of the state that an optimizer starts with: not that of memory that nothing was ever copied to.
+pub const FIRST_GENERATION: u32 = 1;
+
 #[derive(Debug)]
 pub struct Reports {
-    mailbox: Mailbox<Asked>,
+    /// Whether the tensors' counts were copied too.
+    mailbox: Mailbox<bool>,
     bytes: u64,
-    /// Counts the states loaded: reports asked for earlier speak of the old one.
-    generation: u64,
+    /// Counts the states loaded, as the control block does: a report that has another number was copied before, or
+    /// never copied, and is what its slot held from before.
+    generation: u32,
     dropped: Arc<AtomicU64>,
+    finished: Arc<AtomicU64>,
 }
 
-/// What a report was asked for.
-#[derive(Debug)]
-struct Asked {
-    /// Whether the tensors' counts were copied too.
-    counts: bool,
-    generation: u64,
+/// How recorded steps have ended, in numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ended {
+    /// Dropped unsubmitted.
+    pub dropped: u64,
+    /// Submitted, and done or refused: wgpu tells of both in one way.
+    pub finished: u64,
 }
 
 /// Lives in the encoder's callback: called when the step is done, dropped if it never will be.
 struct StepGuard {
     dropped: Arc<AtomicU64>,
-    finished: bool,
+    finished: Arc<AtomicU64>,
+    was_called: bool,
 }
 
 impl StepGuard {
     fn finish(mut self) {
-        self.finished = true;
+        self.was_called = true;
     }
 }
 
 impl Drop for StepGuard {
     fn drop(&mut self) {
-        if !self.finished {
-            self.dropped.fetch_add(1, Ordering::AcqRel);
-        }
+        let ended = if self.was_called { &self.finished } else { &self.dropped };
+        ended.fetch_add(1, Ordering::AcqRel);
     }
 }
 
@@ -86,7 +93,7 @@ impl Reports {
     pub fn new(gpu: &Gpu, plan: &Plan) -> Result<Self> {
         let bytes = control_bytes(plan);
         let mailbox = Mailbox::new(gpu, "report", SLOTS, bytes)?;
-        Ok(Self { mailbox, bytes, generation: 0, dropped: Arc::default() })
+        Ok(Self { mailbox, bytes, generation: FIRST_GENERATION, dropped: Arc::default(), finished: Arc::default() })
     }
 
     /// Recorded steps that were dropped unsubmitted.
@@ -94,27 +101,39 @@ impl Reports {
         self.dropped.load(Ordering::Acquire)
     }
 
+    /// How recorded steps have ended, as far as callbacks have told.
+    pub fn ended(&self) -> Ended {
+        Ended { dropped: self.dropped(), finished: self.finished.load(Ordering::Acquire) }
+    }
+
     /// Copies the control block into a free slot, if there is one, and follows the step's fate in any
     /// case.
     pub fn request(&mut self, encoder: &mut wgpu::CommandEncoder, control: &wgpu::Buffer, counts: bool) {
-        let guard = StepGuard { dropped: self.dropped.clone(), finished: false };
+        let guard = StepGuard { dropped: self.dropped.clone(), finished: self.finished.clone(), was_called: false };
         encoder.on_submitted_work_done(move || guard.finish());
         let bytes = if counts { self.bytes } else { size_of::<Control>() as u64 };
-        let asked = Asked { counts, generation: self.generation };
-        self.mailbox.post(encoder, asked, |encoder, slot| encoder.copy_buffer_to_buffer(control, 0, slot, 0, bytes));
+        self.mailbox.post(encoder, counts, |encoder, slot| encoder.copy_buffer_to_buffer(control, 0, slot, 0, bytes));
     }
 
-    /// Drops the reports that are under way.
+    /// The number of the state that is loaded.
+    pub fn generation(&self) -> u32 {
+        self.generation
+    }
+
+    /// The number of the state that is loaded next.
+    pub fn next_generation(&self) -> u32 {
+        self.generation.wrapping_add(1)
+    }
+
+    /// That state is loaded: what was reported of the old one no longer counts.
     pub fn forget(&mut self) {
-        self.generation += 1;
+        self.generation = self.next_generation();
     }
 
     /// The reports that have arrived since, the oldest first.
     pub fn collect(&mut self) -> Vec<Snapshot> {
-        let current = self.generation;
-        let read =
-            |asked: Asked, bytes: &[u8]| (asked.generation == current).then(|| Snapshot::of(bytes, asked.counts));
-        let mut arrived: Vec<_> = self.mailbox.collect(read).into_iter().flatten().collect();
+        let mut arrived = self.mailbox.collect(|counts, bytes| Snapshot::of(bytes, counts));
+        arrived.retain(|snapshot| snapshot.control.generation == self.generation);
         arrived.sort_by_key(Snapshot::executed);
         arrived
     }

@@ -87,9 +87,9 @@ impl Optimizer {
         tensors: Vec<Tensor>,
         moved: Option<(usize, Vec<u32>)>,
     ) -> Result<()> {
-        self.check_training("a change of tensors")?;
         let before = self.sync()?;
-        self.step_table.check_idle(self.reports.dropped())?;
+        self.check_training("a change of tensors")?;
+        self.check_idle()?;
         let state = before.control.head(&self.plan);
         let mut next = Self::new(&self.gpu, config, tensors)?;
         let old = self.plan.kept_in(&next.plan, moved.as_ref().map(|(t, _)| *t))?;
@@ -104,7 +104,7 @@ impl Optimizer {
             |t: &Option<usize>| t.map_or(0.0, |t| f32::from_bits(before.word_after_counts(self.tensors.len(), t)));
         let sums: Vec<f32> = old.iter().map(sum_of).collect();
         let mut upload = Upload::new(&next.gpu);
-        next.add_counts(&mut upload, &state, &counts, &sums)?;
+        next.add_counts(&mut upload, &state, &counts, &sums, before.control.phase)?;
         let rates = self.rates.under(&self.plan, &next.plan)?;
         let restart = next.plan_restart(&mut upload, rates, &state, &counts, 0)?;
         let row_moves = moved.as_ref().map(|(t, sources)| self.move_rows(&next, *t, sources)).transpose()?;

@@ -219,6 +219,7 @@ impl Optimizer {
                 }
             }
         }
+        self.phases.follow(encoder, None);
         Ok(())
     }
 }

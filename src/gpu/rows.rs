@@ -41,7 +41,7 @@ pub struct BlockRow {
 
 /// `Span` of `shaders/span.wgsl`.
 #[repr(C)]
-#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+#[derive(Debug, Clone, Copy, Pod, Zeroable, Default)]
 pub struct SpanRow {
     pub first_block: u32,
     pub blocks: u32,
@@ -148,8 +148,26 @@ pub struct Control {
     pub loss_scale: f32,
     pub unscale: f32,
     pub good_steps: u32,
-    pub spare0: u32,
-    pub spare1: u32,
+    pub phase: u32,
+    pub generation: u32,
+}
+
+/// `Move` of `shaders/keep.wgsl`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+pub struct Move {
+    pub before: u32,
+    pub after: u32,
+    pub words: u32,
+    pub spare: u32,
+}
+
+/// `Turn` of `shaders/phase.wgsl`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+pub struct Turn {
+    pub before: u32,
+    pub after: u32,
 }
 
 /// `Partial` of `shaders/partial.wgsl`.

@@ -14,14 +14,29 @@ pub struct Slice {
     pub offset: BufferAddress,
     /// Its length in bytes: 4 for each element, or 2 where the storage has 16 bits.
     pub size: BufferAddress,
-    /// Whether the rest of its last four elements is padding that nothing else uses.
-    pub(crate) padded: bool,
+    /// Where the rest of its last four elements is padding that nothing else uses: there only, and no longer where
+    /// the slice is made another.
+    padding: Option<(Buffer, BufferAddress, BufferAddress)>,
 }
 
 impl Slice {
     /// `size` bytes from `offset` on.
     pub fn new(buffer: &Buffer, offset: BufferAddress, size: BufferAddress) -> Self {
-        Self { buffer: buffer.clone(), offset, size, padded: false }
+        Self { buffer: buffer.clone(), offset, size, padding: None }
+    }
+
+    /// The same, where the rest of the last four elements is padding that nothing else uses.
+    pub(super) fn with_padding(mut self) -> Self {
+        self.padding = Some((self.buffer.clone(), self.offset, self.size));
+        self
+    }
+
+    /// Whether the rest of its last four elements is padding that nothing else uses.
+    pub(super) fn is_padded(&self) -> bool {
+        let here = |(buffer, offset, size): &(Buffer, u64, u64)| {
+            *buffer == self.buffer && [*offset, *size] == [self.offset, self.size]
+        };
+        self.padding.as_ref().is_some_and(here)
     }
 
     /// The slice as a binding for the caller's own kernels, up to a whole word. An arena's slices are

@@ -7,7 +7,9 @@ use std::task::{Context, Poll};
 use wgpu::BufferUsages;
 
 use super::optimizer::Optimizer;
+use super::phases::Phase;
 use super::readback::{Download, Source};
+use super::reports::Snapshot;
 use super::transfer::{self, SavedRates};
 use crate::checkpoint::Checkpoint;
 use crate::layout::Layout;
@@ -19,10 +21,18 @@ use crate::{Error, Result};
 #[derive(Debug)]
 pub struct PendingCheckpoint {
     download: Download,
+    copied: Copied,
+}
+
+/// What the copies mean.
+#[derive(Debug)]
+struct Copied {
     plan: Arc<Plan>,
     layout: Arc<Layout>,
     rates: SavedRates,
     params: bool,
+    /// Tensors whose weights to train with were copied too, from where an evaluation keeps them.
+    kept: Vec<usize>,
 }
 
 impl Optimizer {
@@ -42,8 +52,8 @@ impl Optimizer {
     /// ```
     ///
     /// # Errors
-    /// A parameter buffer's usage lacks `COPY_SRC`, or the device has no memory for the copies. Nothing is
-    /// recorded then.
+    /// The moving average is swapped in; a parameter buffer's usage lacks `COPY_SRC`, or the device has no memory for
+    /// the copies. Nothing is recorded then.
     pub fn record_checkpoint(&self, encoder: &mut wgpu::CommandEncoder) -> Result<PendingCheckpoint> {
         self.check_readable()?;
         self.record_copies(encoder, true)
@@ -52,7 +62,7 @@ impl Optimizer {
     /// [`Optimizer::record_checkpoint`] of the state alone, where parameters are kept elsewhere.
     ///
     /// # Errors
-    /// The device has no memory for the copies. Nothing is recorded then.
+    /// The moving average is swapped in, or the device has no memory for the copies. Nothing is recorded then.
     pub fn record_state(&self, encoder: &mut wgpu::CommandEncoder) -> Result<PendingCheckpoint> {
         self.record_copies(encoder, false)
     }
@@ -74,7 +84,7 @@ impl Optimizer {
     }
 
     /// Bytes of staging memory that a checkpoint takes on the device while it is under way: all parameters and
-    /// all state.
+    /// all state, and once there was an evaluation of averaged iterates the weights that it keeps.
     pub fn checkpoint_bytes(&self) -> u64 {
         self.copied(true).iter().map(|source| source.size).sum()
     }
@@ -91,27 +101,36 @@ impl Optimizer {
     }
 
     fn record_copies(&self, encoder: &mut wgpu::CommandEncoder, params: bool) -> Result<PendingCheckpoint> {
+        self.check_unswapped()?;
         let sources = self.copied(params);
         let staging = self.gpu.staging(&sources)?;
         Ok(PendingCheckpoint {
             download: self.gpu.record_download(encoder, "a checkpoint", &sources, staging),
-            plan: self.plan.clone(),
-            layout: self.layout.clone(),
-            rates: SavedRates::of(&self.rates),
-            params,
+            copied: Copied {
+                plan: self.plan.clone(),
+                layout: self.layout.clone(),
+                rates: SavedRates::of(&self.rates),
+                params,
+                kept: self.evaluation.kept().map(|(tensor, _)| tensor).filter(|_| params).collect(),
+            },
         })
     }
 
-    /// What a checkpoint copies: a word that tells whether the copies ran, the state, the parameters.
+    /// A state whose average is that of the weights, since these are not kept beside.
+    fn check_unswapped(&self) -> Result<()> {
+        match self.phases.current() {
+            Phase::Evaluating => Ok(()),
+            phase => phase.check_training("a checkpoint"),
+        }
+    }
+
+    /// What a checkpoint copies: a word that tells whether the copies ran, the state, the parameters, and what an
+    /// evaluation keeps: only the control block, which is in the state, tells whose weights lie where.
     fn copied(&self, params: bool) -> Vec<Source> {
         let mark = Source { size: 4, ..Source::whole(&self.tables.ones) };
-        // Those to train with, also during an evaluation.
-        let params = (0..self.tensors.len()).filter(|_| params).map(|t| {
-            let slice = &self.tensors[t].params;
-            let kept = |buffer: &wgpu::Buffer| Source { buffer: buffer.clone(), offset: 0, size: buffer.size() };
-            self.evaluation.kept(t).map_or_else(|| slice.source(), kept)
-        });
-        std::iter::once(mark).chain(self.state_sources()).chain(params).collect()
+        let kept = self.evaluation.kept().filter(|_| params).map(|(_, buffer)| Source::whole(buffer));
+        let params = self.tensors.iter().filter(|_| params).map(|tensor| tensor.params.source());
+        std::iter::once(mark).chain(self.state_sources()).chain(params).chain(kept).collect()
     }
 
     pub(super) fn check_readable(&self) -> Result<()> {
@@ -141,10 +160,7 @@ impl PendingCheckpoint {
     /// # Errors
     /// The encoder was dropped unsubmitted or refused by the device, or the device is lost.
     pub fn try_take(&mut self) -> Result<Option<Checkpoint>> {
-        self.download
-            .arrived()?
-            .map(|parts| decode(&self.plan, &self.layout, &self.rates, self.params, &parts))
-            .transpose()
+        self.download.arrived()?.map(|parts| self.copied.decode(parts)).transpose()
     }
 
     /// Waits for it, up to [`crate::Gpu::timeout`].
@@ -152,8 +168,7 @@ impl PendingCheckpoint {
     /// # Errors
     /// As [`PendingCheckpoint::try_take`]; or it did not arrive in time.
     pub fn wait(self) -> Result<Checkpoint> {
-        let Self { download, plan, layout, rates, params } = self;
-        decode(&plan, &layout, &rates, params, &download.wait()?)
+        self.copied.decode(self.download.wait()?)
     }
 }
 
@@ -162,17 +177,33 @@ impl Future for PendingCheckpoint {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let parts = std::task::ready!(Pin::new(&mut self.download).poll(context));
-        Poll::Ready(parts.and_then(|parts| decode(&self.plan, &self.layout, &self.rates, self.params, &parts)))
+        Poll::Ready(parts.and_then(|parts| self.copied.decode(parts)))
     }
 }
 
-fn decode(plan: &Plan, layout: &Layout, rates: &SavedRates, params: bool, parts: &[Vec<u8>]) -> Result<Checkpoint> {
-    // The mapping succeeds also where the device refused the commands that should have filled the memory.
-    if parts[0] != 1u32.to_ne_bytes() {
-        let reason = "the commands that should have copied it did not run".to_owned();
-        return Err(Error::Device { what: "a checkpoint".to_owned(), reason });
+impl Copied {
+    fn decode(&self, mut parts: Vec<Vec<u8>>) -> Result<Checkpoint> {
+        // The mapping succeeds also where the device refused the commands that should have filled the memory.
+        if parts[0] != 1u32.to_ne_bytes() {
+            let reason = "the commands that should have copied it did not run".to_owned();
+            return Err(Error::Device { what: "a checkpoint".to_owned(), reason });
+        }
+        let phase = Phase::of(Snapshot::of(&parts[1], false).control.phase);
+        if phase != Phase::Evaluating {
+            phase.check_training("a checkpoint")?;
+        }
+        let kept = parts.split_off(parts.len() - self.kept.len());
+        let mut params = parts.split_off(parts.len() - if self.params { self.plan.tensors.len() } else { 0 });
+        // Those to train with, also during an evaluation.
+        for (tensor, kept) in self.kept.iter().zip(kept).filter(|_| phase == Phase::Evaluating) {
+            params[*tensor] = kept;
+        }
+        let state = transfer::decode_state(&self.plan, &self.layout, &self.rates, &parts[1..]);
+        let checkpoint = Checkpoint::new(state);
+        Ok(if self.params {
+            checkpoint.with_params(&self.plan, transfer::values(&self.plan, &params))
+        } else {
+            checkpoint
+        })
     }
-    let (state, values) = parts[1..].split_at(parts.len() - 1 - if params { plan.tensors.len() } else { 0 });
-    let checkpoint = Checkpoint::new(transfer::decode_state(plan, layout, rates, state));
-    Ok(if params { checkpoint.with_params(plan, transfer::values(plan, values)) } else { checkpoint })
 }

@@ -9,9 +9,10 @@ use bytemuck::cast_slice;
 use wgpu::BufferUsages;
 
 use super::context::Gpu;
-use super::reports::Snapshot;
+use super::reports::{Ended, Snapshot};
 use super::rows::{LaneSource, ROW_WORDS, RatesRow};
 use super::upload::Writes;
+use crate::hyper::Scalars;
 use crate::rates::Rates;
 use crate::state::OptimizerState;
 use crate::step::Plan;
@@ -41,6 +42,8 @@ pub struct StepTable {
     known: Known,
     /// Steps recorded since the optimizer was made.
     recorded: u64,
+    /// Of them, those that were submitted and not executed.
+    refused: u64,
     /// What the device's count of executed steps is ahead of ours since a state was loaded.
     executed_ahead: i128,
     /// The device's count of executed steps in the state that was loaded.
@@ -54,6 +57,8 @@ struct Known {
     taken: u64,
     /// Of the recorded steps, those executed by then.
     executed: u64,
+    /// Micro-batches of the step under way then.
+    micro: u64,
 }
 
 #[derive(Debug, Clone)]
@@ -128,6 +133,7 @@ impl StepTable {
             own_rows,
             known: Known::default(),
             recorded: 0,
+            refused: 0,
             executed_ahead: 0,
             started_from: 0,
             rates_are_stale: false,
@@ -150,6 +156,11 @@ impl StepTable {
 
     pub fn lanes(&self) -> u32 {
         self.lanes.len() as u32
+    }
+
+    /// The scalars of each lane's last step, if it has taken any, by the counts that are confirmed.
+    pub fn last_scalars(&self, plan: &Plan) -> Vec<Scalars> {
+        self.lanes.iter().map(|lane| plan.groups[lane.group].rule.scalars(lane.confirmed.max(1))).collect()
     }
 
     /// Whether any tensor counts by itself, so that reports must bring the counts.
@@ -176,7 +187,7 @@ impl StepTable {
         if executed < self.known.executed {
             return;
         }
-        self.known = Known { taken: snapshot.control.taken.into(), executed };
+        self.known = Known { taken: snapshot.control.taken.into(), executed, micro: snapshot.control.micro.into() };
         for lane in &mut self.lanes {
             match (lane.tensor, &snapshot.counts) {
                 (None, _) => lane.confirmed = self.known.taken,
@@ -247,11 +258,11 @@ impl StepTable {
         Ok(added)
     }
 
-    /// Whether every step recorded so far is done or dropped, as far as is known.
-    pub fn check_idle(&self, dropped: u64) -> Result<()> {
-        match self.ahead(dropped) {
-            0 => Ok(()),
-            pending => Err(Error::StepsUnderWay { pending }),
+    /// Takes in how steps had ended before the device's count was read that is confirmed now. If all had, those that
+    /// it did not execute were refused, and never will be.
+    pub fn settle(&mut self, ended: Ended) {
+        if ended.dropped + ended.finished == self.recorded {
+            self.refused = ended.finished.saturating_sub(self.known.executed);
         }
     }
 
@@ -261,9 +272,14 @@ impl StepTable {
         if pending < self.own_rows { Ok(()) } else { Err(Error::StepTableFull { pending, rows: self.own_rows }) }
     }
 
-    /// Steps recorded and not known to be executed or dropped.
-    fn ahead(&self, dropped: u64) -> u64 {
-        self.recorded.saturating_sub(self.known.executed).saturating_sub(dropped)
+    /// Steps recorded and not known to be executed, refused or dropped.
+    pub fn ahead(&self, dropped: u64) -> u64 {
+        self.recorded.saturating_sub(self.known.executed + self.refused).saturating_sub(dropped)
+    }
+
+    /// Whether the step recorded last completes one of so many micro-batches, if all that is under way is done in order.
+    pub fn completes(&self, dropped: u64, accumulate: u64) -> bool {
+        (self.known.micro + self.ahead(dropped)).is_multiple_of(accumulate.max(1))
     }
 
     /// Rates have changed: rewrites them, and the factors ahead. Where that fails, the next step writes those that
@@ -290,7 +306,7 @@ impl StepTable {
         let taken = state.steps_taken;
         // Steps recorded earlier and not yet submitted are still to come.
         let executed = i128::from(executed_before) - self.executed_ahead;
-        self.known = Known { taken, executed: executed.try_into().unwrap_or(0) };
+        self.known = Known { taken, executed: executed.try_into().unwrap_or(0), micro: state.micro_batches };
         self.started_from = taken + state.steps_skipped;
         self.executed_ahead = i128::from(self.started_from) - executed;
         for lane in &mut self.lanes {

@@ -1,16 +1,19 @@
 //! Buffers of an optimizer that no span owns, and the bind groups over them.
 
-use bytemuck::cast_slice;
+use bytemuck::{Zeroable, cast_slice};
 use wgpu::BufferUsages;
 
 use super::by_line::{self, Lines};
 use super::context::Gpu;
 use super::lines::LineTables;
+use super::phases::Phase;
 use super::pipelines::{Bindings, Kind};
-use super::rows::{BlockRow, Control, Lane, Partial, Settings, TensorRow, Verdict};
+use super::reports::FIRST_GENERATION;
+use super::rows::{BlockRow, Control, Lane, Partial, Settings, TensorRow, Turn, Verdict};
 use super::step_table::StepTable;
 use super::upload::Writes;
 use crate::Result;
+use crate::hyper::Scalars;
 use crate::layout::Layout;
 use crate::loss_scale::{DynamicScale, LossScale};
 use crate::step::Plan;
@@ -27,7 +30,8 @@ pub struct Tables {
     pub update_by_sums: wgpu::BindGroup,
     pub weigh: wgpu::BindGroup,
     pub limit: wgpu::BindGroup,
-    pub swap: wgpu::BindGroup,
+    /// To the average, and back.
+    pub swap: [wgpu::BindGroup; 2],
     pub evaluate: wgpu::BindGroup,
     pub lines: Option<Lines>,
     settings: wgpu::Buffer,
@@ -35,6 +39,7 @@ pub struct Tables {
     /// Of `settings` and `tensors`.
     pub rows: LaneRows,
     absent: wgpu::Buffer,
+    turns: wgpu::Buffer,
     /// At least one word, each 1.
     pub ones: wgpu::Buffer,
     partials: wgpu::Buffer,
@@ -121,7 +126,7 @@ pub fn weigh_bindings() -> Bindings {
 }
 
 pub fn swap_bindings() -> Bindings {
-    vec![(0, Kind::Read), (1, Kind::Uniform), (2, Kind::Read)]
+    vec![(0, Kind::Read), (1, Kind::Uniform), (2, Kind::Read), (3, Kind::Uniform)]
 }
 
 pub fn evaluate_bindings(by_line: bool) -> Bindings {
@@ -130,6 +135,23 @@ pub fn evaluate_bindings(by_line: bool) -> Bindings {
 
 pub fn limit_bindings() -> Bindings {
     vec![(0, Kind::Read), (1, Kind::Uniform), (2, Kind::Read), (3, Kind::Read)]
+}
+
+/// From one phase to another, all that can be.
+const TURNS: [[Phase; 2]; 4] = [
+    [Phase::Training, Phase::Evaluating],
+    [Phase::Evaluating, Phase::Training],
+    [Phase::Training, Phase::Averaged],
+    [Phase::Averaged, Phase::Training],
+];
+
+/// Alignment of uniform offsets on every device.
+const UNIFORM_STRIDE: u64 = 256;
+
+fn turn_binding(turns: &wgpu::Buffer, before: Phase, after: Phase) -> wgpu::BindingResource<'_> {
+    let index = TURNS.iter().position(|turn| *turn == [before, after]).unwrap_or_default() as u64;
+    let size = wgpu::BufferSize::new(size_of::<Turn>() as u64);
+    wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer: turns, offset: index * UNIFORM_STRIDE, size })
 }
 
 /// Bytes of the control block with the tensors' counts, and where a rule averages its iterates their
@@ -153,6 +175,7 @@ pub struct Sizes {
     marks: u64,
     partials: u64,
     sums: u64,
+    turns: u64,
 }
 
 impl Sizes {
@@ -173,12 +196,14 @@ impl Sizes {
             marks: of(tensors, 4),
             partials: of(sets * blocks, size_of::<Partial>()),
             sums: of(sets * tensors, size_of::<Partial>()),
+            turns: TURNS.len() as u64 * UNIFORM_STRIDE,
         }
     }
 
     pub fn total(self) -> u64 {
-        let Self { blocks, tensors, settings, control, loss_scale, lanes, verdicts, marks, partials, sums } = self;
-        blocks + tensors + settings + control + loss_scale + lanes + verdicts + 2 * marks + partials + sums
+        let Self { blocks, tensors, settings, control, loss_scale, lanes, verdicts, marks, partials, sums, turns } =
+            self;
+        blocks + tensors + settings + control + loss_scale + lanes + verdicts + 2 * marks + partials + sums + turns
     }
 }
 
@@ -252,16 +277,29 @@ impl Tables {
         let copied = storage | BufferUsages::COPY_DST | BufferUsages::COPY_SRC;
         let control = gpu.buffer("control", sizes.control, copied)?;
         let scale = gradient.initial_scale();
-        let start = Control { loss_scale: scale as f32, unscale: gradient.unscale(scale) as f32, ..Control::default() };
+        let start = Control {
+            loss_scale: scale as f32,
+            unscale: gradient.unscale(scale) as f32,
+            generation: FIRST_GENERATION,
+            ..Control::default()
+        };
         gpu.put(&control, 0, bytemuck::bytes_of(&start))?;
         let loss_scale = gpu.buffer("loss scale", sizes.loss_scale, copied | BufferUsages::UNIFORM)?;
         gpu.put(&loss_scale, 0, bytemuck::bytes_of(&(scale as f32)))?;
-        let lanes = gpu.buffer("lanes", sizes.lanes, storage)?;
-        let verdicts = gpu.buffer("verdicts", sizes.verdicts, storage)?;
+        let written = storage | BufferUsages::COPY_DST;
+        let lanes = gpu.buffer("lanes", sizes.lanes, written)?;
+        let verdicts = gpu.buffer("verdicts", sizes.verdicts, written)?;
         let absent = gpu.buffer("absent", sizes.marks, copied)?;
         let ones = gpu.buffer_of("ones", cast_slice(&vec![1u32; sizes.marks as usize / 4]), BufferUsages::COPY_SRC)?;
         let partials = gpu.buffer("partials", sizes.partials, copied)?;
         let sums = gpu.buffer("sums", sizes.sums, copied)?;
+
+        let mut turn_rows = vec![0u8; sizes.turns as usize];
+        for ([before, after], row) in TURNS.into_iter().zip(turn_rows.chunks_exact_mut(UNIFORM_STRIDE as usize)) {
+            let turn = Turn { before: before as u32, after: after as u32 };
+            row[..size_of::<Turn>()].copy_from_slice(bytemuck::bytes_of(&turn));
+        }
+        let turns = gpu.buffer_of("turns", &turn_rows, BufferUsages::UNIFORM)?;
 
         let group =
             |label: &str, bindings: &Bindings, buffers: &[&wgpu::Buffer]| gpu.bind_all(label, bindings, buffers);
@@ -273,7 +311,13 @@ impl Tables {
         )?;
         let sum = group("sums", &sum_bindings(), &[&settings, &tensors, &partials, &sums])?;
         let weigh = group("weigh", &weigh_bindings(), &[&blocks, &settings, &verdicts, &partials])?;
-        let swap = group("swap", &swap_bindings(), &[&blocks, &settings, &control])?;
+        let swap = |[before, after]: [Phase; 2]| {
+            let tables = [&blocks, &settings, &control].map(|buffer| buffer.as_entire_binding());
+            let turn = turn_binding(&turns, before, after);
+            let entries: Vec<_> = (0..).zip(tables.into_iter().chain([turn])).collect();
+            gpu.bind_group("swap", &gpu.layout(&swap_bindings())?, &entries)
+        };
+        let swap = [swap([Phase::Training, Phase::Averaged])?, swap([Phase::Averaged, Phase::Training])?];
         let lines = match LineTables::new(plan, layout)? {
             Some(tables) => {
                 let shared = by_line::Shared { settings: &settings, verdicts: &verdicts, lanes: &lanes };
@@ -316,10 +360,16 @@ impl Tables {
             tensors,
             rows: LaneRows { settings: settings_row, tensors: tensor_rows },
             absent,
+            turns,
             ones,
             partials,
             shared: Shared { blocks, verdicts, lanes },
         })
+    }
+
+    /// What a kernel binds that runs where that phase is to follow that one.
+    pub fn turn(&self, before: Phase, after: Phase) -> wgpu::BindingResource<'_> {
+        turn_binding(&self.turns, before, after)
     }
 
     /// Allocates what looks at the steps' health.
@@ -367,6 +417,29 @@ impl Tables {
     pub fn write_lanes(&self, to: &mut dyn Writes, rows: &LaneRows) -> Result<()> {
         to.put(&self.settings, 0, bytemuck::bytes_of(&rows.settings))?;
         to.put(&self.tensors, 0, cast_slice(&rows.tensors))
+    }
+
+    /// Writes what `prepare` would have left of the last step, for what is recorded before the next: the lanes' scalars
+    /// and, with the counts that the tensors have, their verdicts.
+    pub fn write_last_step(
+        &self,
+        to: &mut dyn Writes,
+        rows: &LaneRows,
+        scalars: &[Scalars],
+        counts: &[u32],
+    ) -> Result<()> {
+        let lanes: Vec<_> =
+            scalars.iter().map(|row| Lane { scalars: row.map(|x| x as f32), ..Lane::zeroed() }).collect();
+        let verdict = |(row, count): (&TensorRow, &u32)| Verdict {
+            lane: row.lane,
+            elements: row.elements,
+            key: row.key,
+            steps: count.saturating_sub(1),
+            ..Verdict::zeroed()
+        };
+        let verdicts: Vec<_> = rows.tensors.iter().zip(counts).map(verdict).collect();
+        to.put(&self.shared.lanes, 0, cast_slice(&lanes))?;
+        to.put(&self.shared.verdicts, 0, cast_slice(&verdicts))
     }
 
     /// Records that these tensors have no gradient in the step that follows. By copies in the encoder,

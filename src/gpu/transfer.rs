@@ -2,6 +2,7 @@
 
 use super::lines;
 use super::optimizer::Optimizer;
+use super::phases::Phase;
 use super::readback::{Download, Source};
 use super::rows::{Control, LineHeader};
 use super::step_table::StepTable;
@@ -43,7 +44,7 @@ impl Optimizer {
         let mut bytes = self.plan.formats_of(tensor)[0].encode(values);
         if !bytes.len().is_multiple_of(4) {
             let slice = &self.tensors[tensor].params;
-            let half = match slice.padded {
+            let half = match slice.is_padded() {
                 true => vec![0; 2],
                 false => {
                     let last = Source { buffer: slice.buffer.clone(), offset: slice.end() - 4, size: 4 };
@@ -55,7 +56,8 @@ impl Optimizer {
         Ok(bytes)
     }
 
-    /// The state, as it is after all that is submitted so far.
+    /// The state, as it is after all that is submitted so far. Where the moving average is swapped in, its slot holds the
+    /// weights to train with.
     ///
     /// # Errors
     /// The device fails.
@@ -90,7 +92,7 @@ impl Optimizer {
     /// submitted after start from the new state.
     ///
     /// # Errors
-    /// It does not fit the tensors, or the device fails; nothing is changed then.
+    /// It does not fit the tensors, the moving average is swapped in, or the device fails; nothing is changed then.
     pub fn load_state(&mut self, state: &OptimizerState) -> Result<()> {
         state.check(&self.plan)?;
         self.load(state, None)
@@ -99,12 +101,11 @@ impl Optimizer {
     /// Replaces the state, as [`Optimizer::load_state`], and the parameters that the checkpoint holds.
     ///
     /// # Errors
-    /// It does not fit the tensors, a parameter buffer's usage lacks `COPY_DST`, or the device fails; nothing
-    /// is changed then.
+    /// It does not fit the tensors, other weights than those to train with lie in the parameters' place, a parameter
+    /// buffer's usage lacks `COPY_DST`, or the device fails; nothing is changed then.
     pub fn load_checkpoint(&mut self, checkpoint: &Checkpoint) -> Result<()> {
         checkpoint.check(&self.plan)?;
         if checkpoint.params.is_some() {
-            self.check_training("load_checkpoint")?;
             self.check_writable()?;
         }
         self.load(&checkpoint.state, checkpoint.params.as_deref())
@@ -112,6 +113,12 @@ impl Optimizer {
 
     fn load(&mut self, state: &OptimizerState, params: Option<&[TensorParams]>) -> Result<()> {
         let before = self.sync()?;
+        for phase in [self.phases.current(), Phase::of(before.control.phase)] {
+            // The weights that an evaluation has kept beside are not those of the state.
+            if phase != Phase::Evaluating || params.is_some() {
+                phase.check_training("loading a state")?;
+            }
+        }
         let saved: Vec<_> = self.tensors.iter().map(|t| state.tensor(&t.spec.name)).collect();
         let counts: Vec<u32> = saved.iter().map(|s| s.map_or(0, |s| s.steps as u32)).collect();
         if !self.behind(state, &counts).is_empty() {
@@ -151,7 +158,7 @@ impl Optimizer {
             }
         }
         let sums: Vec<_> = saved.iter().map(|s| s.map_or(0.0, |s| s.weight_sum as f32)).collect();
-        self.add_counts(&mut upload, state, &counts, &sums)?;
+        self.add_counts(&mut upload, state, &counts, &sums, before.control.phase)?;
         let mut rates = self.rates.clone();
         rates.resume(state.rates.as_ref(), state.plateau);
         let restart = self.plan_restart(&mut upload, rates, state, &counts, before.executed())?;
@@ -167,6 +174,7 @@ impl Optimizer {
         state: &OptimizerState,
         counts: &[u32],
         sums: &[f32],
+        phase: u32,
     ) -> Result<()> {
         let (loss_scale, good_steps) = self.plan.gradient.resumed_scale(state);
         let head = Control {
@@ -176,6 +184,8 @@ impl Optimizer {
             loss_scale: loss_scale as f32,
             unscale: self.plan.gradient.unscale(loss_scale) as f32,
             good_steps,
+            phase,
+            generation: self.reports.next_generation(),
             ..Control::default()
         };
         upload.add(&self.tables.loss_scale, 0, bytemuck::bytes_of(&head.loss_scale))?;
@@ -202,6 +212,10 @@ impl Optimizer {
         // A tensor that is behind follows its own count.
         let behind = self.behind(state, counts).into_iter().map(|tensor| (tensor, Some(counts[tensor])));
         self.add_lanes(upload, (&mut table, &mut rows), &rates, behind)?;
+        if self.plan.averages() {
+            // An evaluation may be recorded before any step.
+            self.tables.write_last_step(upload, &rows, &table.last_scalars(&self.plan), counts)?;
+        }
         Ok(Restart { rates, table, rows })
     }
 
@@ -210,6 +224,9 @@ impl Optimizer {
         (self.rates, self.step_table, self.tables.rows) = (rates, table, rows);
         self.latest = None;
         self.reports.forget();
+        if let Some(monitor) = &mut self.monitor {
+            monitor.forget();
+        }
     }
 
     /// Tensors that have not taken every step.

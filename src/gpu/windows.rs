@@ -18,7 +18,7 @@ pub fn placements(plan: &Plan, tensors: &[Tensor]) -> Vec<Placement> {
     live.map(|(t, tensor)| {
         let next = numbers.len();
         let buffer = *numbers.entry(&tensor.params.buffer).or_insert(next);
-        placement(plan, t, buffer, tensor.params.offset, tensor.params.padded)
+        placement(plan, t, buffer, tensor.params.offset, tensor.params.is_padded())
     })
     .collect()
 }

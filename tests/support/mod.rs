@@ -38,6 +38,14 @@ pub fn submit(gpu: &Gpu, record: impl FnOnce(&mut wgpu_optim::wgpu::CommandEncod
     gpu.queue().submit([encoder.finish()]);
 }
 
+/// Submits what the device refuses, with all that is recorded there.
+pub fn refuse(gpu: &Gpu, mut encoder: wgpu_optim::wgpu::CommandEncoder) {
+    let doomed = model::buffer(gpu, 4);
+    encoder.clear_buffer(&doomed, 0, None);
+    doomed.destroy();
+    gpu.queue().submit([encoder.finish()]);
+}
+
 /// An arena with parameters written to it.
 pub fn arena(gpu: &Gpu, specs: &[TensorSpec], params: &[Vec<f32>]) -> Arena {
     let arena = Arena::new(gpu, specs.to_vec()).unwrap();

@@ -4,7 +4,7 @@ use naga::{AddressSpace, StorageAccess, TypeInner};
 
 use super::*;
 use crate::gpu::pipelines::{Bindings, Kind};
-use crate::gpu::{bindings, by_line, row_moves, tables};
+use crate::gpu::{bindings, by_line, keep, row_moves, tables};
 use crate::layout::BUNDLE_ARRAYS;
 use crate::shader::ByLine;
 use crate::storage::StateFormat;
@@ -47,6 +47,8 @@ fn kernels_bind_what_the_layouts_declare() {
     let sums = module(&shader::sums());
     assert_eq!(bound(&sums, 0), tables::sum_bindings());
     assert_eq!(bound(&module(&shader::rows()), 0), row_moves::rows_bindings());
+    assert_eq!(bound(&module(&shader::keep()), 0), keep::keep_bindings());
+    assert_eq!(bound(&module(&shader::turn()), 0), keep::turn_bindings());
     // With and without state: every rule as it is, and sgd, which keeps none.
     assert!(rules::all().iter().any(|r| variant(r.as_ref()).kept_count() == 0));
     for rule in rules::all() {

@@ -4,6 +4,7 @@ use naga::{ScalarKind, TypeInner};
 
 use super::*;
 use crate::MAX_SCALARS;
+use crate::gpu::phases::Phase;
 use crate::gpu::{lines, rows};
 use crate::gradient::{NORM_EPS, UNIT_EPS};
 use crate::layout::BLOCK;
@@ -156,9 +157,11 @@ fn rows_equal_the_structs_of_every_kernel() {
         loss_scale,
         unscale,
         good_steps,
-        spare0,
-        spare1,
+        phase,
+        generation,
     });
+    let kept = members!(Move { before, after, words, spare });
+    let turn = members!(Turn { before, after });
     let partial = members!(Partial { small, middle, large, largest, count, zeros, spare });
     let lane = members!(Lane { lr, lr_decoupled, coupled, in_ratio, sign, unscale, ema_weight, spare, scalars });
     let verdict = members!(Verdict { action, lane, exponent, coefficient, elements, share, key, steps });
@@ -216,6 +219,8 @@ fn rows_equal_the_structs_of_every_kernel() {
         shader::sum_lines(code, gradient, ByLine::Rows),
         shader::fold_lines(),
         shader::rows(),
+        shader::keep(),
+        shader::turn(),
     ];
     let mut seen = std::collections::BTreeMap::<&str, usize>::new();
     for kernel in &kernels {
@@ -235,6 +240,8 @@ fn rows_equal_the_structs_of_every_kernel() {
             ("Stretch", &stretch),
             ("RowSlot", &row_slot),
             ("Rows", &moved_rows),
+            ("Move", &kept),
+            ("Turn", &turn),
         ] {
             if module.types.iter().any(|(_, ty)| ty.name.as_deref() == Some(name)) {
                 assert_eq!(&reflect(&module, name), expected, "{name} of {}", kernel.entry);
@@ -242,7 +249,7 @@ fn rows_equal_the_structs_of_every_kernel() {
             }
         }
     }
-    assert_eq!(seen.len(), 14, "{seen:?}");
+    assert_eq!(seen.len(), 16, "{seen:?}");
 }
 
 #[test]
@@ -264,6 +271,11 @@ fn numbers_on_both_sides_are_equal() {
     }
     // The workgroup's sum in two levels.
     assert_eq!(f64::from(WORKGROUP) % constant(&prepare, "FAN"), 0.0);
+    // Kernels that know nothing else of it find the phase in the control block, and phases by their numbers.
+    let turn = module(&shader::turn());
+    assert_eq!(constant(&turn, "PHASE"), (std::mem::offset_of!(rows::Control, phase) / 4) as f64);
+    assert_eq!(constant(&prepare, "TRAINING"), f64::from(Phase::Training as u32));
+    assert!([Phase::Training, Phase::Evaluating, Phase::Averaged].into_iter().all(|p| Phase::of(p as u32) == p));
     // A block's length does not depend on the workgroup's.
     assert_eq!(BLOCK % u64::from(WORKGROUP * 4), 0);
 }

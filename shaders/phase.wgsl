@@ -1,0 +1,9 @@
+// From one phase to the next: `Phase` in `src/gpu/phases.rs`.
+
+// The word of `Control` that has the phase.
+const PHASE: u32 = 14u;
+
+struct Turn {
+    before: u32,
+    after: u32,
+}
