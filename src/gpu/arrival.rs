@@ -49,8 +49,8 @@ impl Shared {
     /// what of.
     pub fn ask(&self, encoder: &wgpu::CommandEncoder, buffer: &wgpu::Buffer, lost: &LostFlag, problem: &'static str) {
         self.0.store(Arrival::Pending as u8, Ordering::Release);
-        let guard = Guard { arrival: self.0.clone(), lost: lost.clone(), problem };
-        encoder.map_buffer_on_submit(buffer, wgpu::MapMode::Read, .., move |result| guard.mapped(result.is_ok()));
+        let mut guard = Guard { arrival: self.0.clone(), lost: lost.clone(), problem, was_called: false };
+        encoder.map_buffer_on_submit(buffer, wgpu::MapMode::Read, .., move |result| guard.call(result.is_ok()));
     }
 }
 
@@ -60,10 +60,13 @@ struct Guard {
     /// Not the device, which keeps the callback: neither would ever be dropped.
     lost: LostFlag,
     problem: &'static str,
+    /// After that its arrival may be another's: the buffer is read, and mapped anew, before this is dropped.
+    was_called: bool,
 }
 
 impl Guard {
-    fn mapped(self, ok: bool) {
+    fn call(&mut self, ok: bool) {
+        self.was_called = true;
         // Only a lost device refuses to map a buffer that it has made, and that someone still waits for.
         if !ok && Arc::strong_count(&self.arrival) > 1 {
             self.lost.set(self.problem);
@@ -72,14 +75,35 @@ impl Guard {
     }
 
     fn end(&self, arrival: Arrival) {
-        let pending = Arrival::Pending as u8;
-        let _ = self.arrival.compare_exchange(pending, arrival as u8, Ordering::AcqRel, Ordering::Relaxed);
+        self.arrival.store(arrival as u8, Ordering::Release);
     }
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        // Unless it was called.
-        self.end(Arrival::Dropped);
+        if !self.was_called {
+            self.end(Arrival::Dropped);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The device's thread may still hold the guard when the reader's has taken the buffer for something else.
+    #[test]
+    fn a_guard_that_was_called_has_no_say_in_what_comes_after() {
+        let shared = Shared::default();
+        let guard = || Guard { arrival: shared.0.clone(), lost: LostFlag::default(), problem: "", was_called: false };
+        let mut first = guard();
+        first.call(true);
+        assert_eq!(shared.get(), Arrival::Mapped);
+        shared.clear();
+        shared.0.store(Arrival::Pending as u8, Ordering::Release);
+        drop(first);
+        assert_eq!(shared.get(), Arrival::Pending);
+        drop(guard());
+        assert_eq!(shared.get(), Arrival::Dropped);
     }
 }
