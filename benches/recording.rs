@@ -72,8 +72,9 @@ fn recording(criterion: &mut Criterion) {
         });
     }
     bench(&format!("{count} buffers, one gradient elsewhere each step"), &mut |encoder| {
-        turn = (turn + 1) % count;
-        optimizer.set_gradient(turn, Some(gradients[turn % 20][turn].clone())).unwrap();
+        turn += 1;
+        let (set, tensor) = (turn / count % gradients.len(), turn % count);
+        optimizer.set_gradient(tensor, Some(gradients[set][tensor].clone())).unwrap();
         optimizer.step(encoder).unwrap();
     });
 }
