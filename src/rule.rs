@@ -160,7 +160,8 @@ pub trait Rule: Options + CpuKernel + std::fmt::Debug + Send + Sync {
     /// The maths. The text declares `struct Hyper` (only `f32` members, named and ordered as
     /// [`Rule::scalar_names`]), `struct State` (only `vec4<f32>` members, named and ordered as
     /// [`Rule::slots`]; without slots, none) and
-    /// `fn direction(p: vec4<f32>, g: vec4<f32>, s: ptr<function, State>, h: Hyper) -> vec4<f32>`.
+    /// `fn direction(p: vec4<f32>, g: vec4<f32>, s: ptr<function, State>, h: Hyper) -> vec4<f32>`. What else it declares
+    /// shares a module with the engine's names, which differ with storage and device: begin it with the rule's own.
     fn wgsl(&self) -> &str;
 
     /// What must be known of the update first. With [`Reduction::UpdateNorm`] the WGSL also has

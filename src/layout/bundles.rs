@@ -8,6 +8,10 @@ use super::{DeviceLimits, Layout, Span};
 /// Fewer spans of one code go one by one: what their dispatches cost is less than what a bundle takes to set up.
 const FEWEST: usize = 4;
 
+/// Spans of more blocks on average go one by one too: what a dispatch costs is nothing beside four million elements,
+/// and what is reached through an array may cost more than what is bound by itself.
+const LONG: usize = 1024;
+
 /// The spans that one dispatch serves, all of one code.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Dispatch {
@@ -28,29 +32,37 @@ impl Dispatch {
 type Code = (usize, bool);
 
 impl Layout {
-    /// Bindings in the arrays of dispatches, by the code of their spans, vectors before words; `None` where each span
-    /// has a dispatch of its own. They follow from where the parameters lie, so that a step in which some tensors
-    /// have no gradient takes the pipelines of all others.
+    /// Bindings in the arrays of dispatches, by the code of their spans, words before vectors; `None` where each span
+    /// has a dispatch of its own. They follow from where the parameters lie.
     pub fn bundles(&self, limits: &DeviceLimits) -> BTreeMap<Code, Option<NonZeroU32>> {
-        let mut runs: BTreeMap<Code, usize> = BTreeMap::new();
+        self.runs().into_iter().map(|(code, runs)| (code, bundle_size(&runs, limits))).collect()
+    }
+
+    /// The runs' lengths in blocks, by their code.
+    fn runs(&self) -> BTreeMap<Code, Vec<usize>> {
+        let mut runs: BTreeMap<Code, Vec<usize>> = BTreeMap::new();
         for (window, run) in self.windows.iter().flat_map(|w| w.runs.iter().map(move |run| (w, run))) {
-            *runs.entry((window.variant, run.vector)).or_default() += 1;
+            let blocks = run.pieces.iter().map(|piece| piece.blocks.len()).sum();
+            runs.entry((window.variant, run.vector)).or_default().push(blocks);
         }
-        runs.into_iter().map(|(code, runs)| (code, bundle_size(runs, limits))).collect()
+        runs
     }
 
     /// Spans of one code together, as far as the device can; each by itself where `bundled` says no.
     pub fn dispatches(&self, spans: Vec<Span>, limits: &DeviceLimits, bundled: bool) -> Vec<Dispatch> {
-        let planned = self.bundles(limits);
+        let runs = self.runs();
         let mut by_code: BTreeMap<Code, Vec<Span>> = BTreeMap::new();
         for span in spans {
             by_code.entry((self.windows[span.window].variant, span.vector)).or_default().push(span);
         }
         let mut dispatches = Vec::new();
         for (code, spans) in by_code {
-            // Gradients can part a run in several spans, and send one to words.
-            let planned = planned.get(&code).copied().flatten();
-            let bundle = planned.max(bundle_size(spans.len(), limits)).filter(|_| bundled);
+            let blocks: Vec<_> = spans.iter().map(|span| span.blocks.len()).collect();
+            // A step in which some tensors have no gradient takes the pipelines of all others. Gradients can part a run
+            // in several spans, and send one to words: then there are more spans than runs.
+            let planned = runs.get(&code).filter(|runs| runs.len() >= spans.len()).unwrap_or(&blocks);
+            let bundle = bundle_size(planned, limits);
+            let bundle = bundle.filter(|_| bundled);
             let mut left = spans.into_iter();
             while left.len() > 0 {
                 let count = bundle.map_or(1, |size| size.get() as usize);
@@ -61,11 +73,12 @@ impl Layout {
     }
 }
 
-/// A power of two, so that models which differ a little share pipelines.
-fn bundle_size(spans: usize, limits: &DeviceLimits) -> Option<NonZeroU32> {
+/// For spans of so many blocks: a power of two, so that models which differ a little share pipelines.
+fn bundle_size(spans: &[usize], limits: &DeviceLimits) -> Option<NonZeroU32> {
     let most = limits.bundle.checked_ilog2().map_or(0, |log| 1usize << log);
-    if spans < FEWEST || most < FEWEST {
+    let long = spans.iter().sum::<usize>() > LONG * spans.len();
+    if spans.len() < FEWEST || most < FEWEST || long {
         return None;
     }
-    NonZeroU32::new(spans.next_power_of_two().min(most) as u32)
+    NonZeroU32::new(spans.len().next_power_of_two().min(most) as u32)
 }

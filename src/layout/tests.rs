@@ -2,6 +2,7 @@
 //! nothing else is. The kernels run without bounds checks on the strength of this.
 
 use std::collections::HashMap;
+use std::num::NonZeroU32;
 
 use proptest::prelude::*;
 
@@ -230,6 +231,24 @@ fn a_long_ragged_tensor_goes_by_vectors_but_for_its_last_block() {
     let spans = layout.spans(&gradients, &REAL);
     let shapes: Vec<_> = spans.iter().map(|s| (s.vector, s.blocks.len())).collect();
     assert_eq!(shapes, [(true, 100), (false, 1)]);
+}
+
+#[test]
+fn only_short_spans_are_bundled() {
+    let limits = DeviceLimits { bundle: 1024, ..REAL };
+    let bundles = |elements: u64, buffers: usize| {
+        let placements: Vec<_> = (0..buffers)
+            .map(|buffer| Placement { tensor: buffer, buffer, ..alone(elements, 0, true).0.remove(0) })
+            .collect();
+        let layout = Layout::new(&placements, &limits).unwrap();
+        let place = |buffer| Some(GradientPlace { buffer, offset: 0, padded: true });
+        let spans = layout.spans(&(0..buffers).map(place).collect::<Vec<_>>(), &limits);
+        layout.dispatches(spans, &limits, true).iter().map(|d| d.bundle.map(NonZeroU32::get)).collect::<Vec<_>>()
+    };
+    assert_eq!(bundles(1024 * BLOCK, 5), [Some(8)]);
+    assert_eq!(bundles(1025 * BLOCK, 5), [None; 5]);
+    assert_eq!(bundles(16, 3), [None; 3]);
+    assert_eq!(bundles(16, 1500), [Some(1024); 2]);
 }
 
 #[test]

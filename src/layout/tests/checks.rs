@@ -189,8 +189,12 @@ pub fn check_dispatches(layout: &Layout, gradients: &[Option<GradientPlace>], li
             let [first, rest @ ..] = dispatch.spans.as_slice() else { panic!("a dispatch of nothing") };
             assert!(rest.iter().all(|span| code(span) == code(first)));
             assert!(dispatch.spans.iter().all(|span| seen.insert(span.clone())), "a span is in two dispatches");
-            let planned = layout.bundles(limits).get(&code(first)).copied().flatten();
-            assert!(!bundled || dispatch.bundle >= planned);
+            // The same pipelines where some tensors have no gradient as where all have.
+            let runs = layout.windows.iter().flat_map(|w| w.runs.iter().map(move |run| (w.variant, run.vector)));
+            let few = spans.iter().filter(|span| code(span) == code(first)).count();
+            if bundled && few <= runs.filter(|run| *run == code(first)).count() {
+                assert_eq!(dispatch.bundle, layout.bundles(limits)[&code(first)]);
+            }
             match dispatch.bundle {
                 Some(size) => {
                     assert!(bundled && dispatch.spans.len() <= size.get() as usize && size.get() <= limits.bundle);
@@ -204,7 +208,9 @@ pub fn check_dispatches(layout: &Layout, gradients: &[Option<GradientPlace>], li
         *counts.entry(code(span)).or_default() += 1;
         counts
     });
-    let many = counts.values().any(|count| *count >= 4) && limits.bundle >= 4;
+    // Long ones stay by themselves.
+    let short = layout.blocks.len() <= 4 * 1024;
+    let many = short && counts.values().any(|count| *count >= 4) && limits.bundle >= 4;
     let bundles = layout.dispatches(spans, limits, true).iter().filter(|d| d.bundle.is_some()).count();
     assert!(!many || bundles > 0, "no bundle of {counts:?}");
 }
