@@ -27,6 +27,7 @@ struct Input {
     buffer: u32,
     alignment: bool,
     workgroups: u16,
+    bundle: u16,
     slots: u8,
     tensors: Vec<Drawn>,
     shapes: Vec<Vec<u64>>,
@@ -38,6 +39,7 @@ fuzz_target!(|input: Input| {
         buffer: u64::from(input.buffer).max(1 << 18),
         alignment: if input.alignment { 256 } else { 32 },
         workgroups: u32::from(input.workgroups).max(1),
+        bundle: u32::from(input.bundle),
     };
     let (mut buffer, mut offset, mut gradient_at) = (0, 0, 0);
     let (mut placements, mut gradients) = (Vec::new(), Vec::new());
@@ -94,6 +96,12 @@ fuzz_target!(|input: Input| {
         assert!(span.gradient_bytes.end - span.gradient_bytes.start <= limits.binding);
         let [x, y] = limits.dispatch(span.blocks.len() as u32);
         assert!(x <= limits.workgroups && u64::from(x) * u64::from(y) >= span.blocks.len() as u64);
+    }
+    let dispatches = layout.dispatches(spans.clone(), &limits, true);
+    assert_eq!(dispatches.iter().map(|d| d.spans.len()).sum::<usize>(), spans.len());
+    for dispatch in &dispatches {
+        let most = dispatch.bundle.map_or(1, std::num::NonZeroU32::get);
+        assert!(dispatch.spans.len() <= most as usize && (dispatch.bundle.is_none() || most <= limits.bundle));
     }
 
     let specs: Vec<_> =
