@@ -71,8 +71,8 @@ pub struct ObjectCounts {
 impl Gpu {
     /// The features with which one dispatch serves many tensors that lie in buffers of their own, for a device of
     /// the caller's to ask for where the adapter has all of them, with
-    /// `max_binding_array_elements_per_shader_stage` as the adapter offers it. Without them such tensors are a
-    /// dispatch each.
+    /// `max_binding_array_elements_per_shader_stage` as the adapter offers it. Without them, and with other backends than
+    /// Vulkan, such tensors are a dispatch each.
     pub const fn bundle_features() -> wgpu::Features {
         BUNDLE_FEATURES
     }
@@ -89,7 +89,7 @@ impl Gpu {
     }
 
     fn with_lost_flag(device: wgpu::Device, queue: wgpu::Queue, lost: LostFlag) -> Self {
-        let limits = DeviceLimits::of(&device.limits(), device.features());
+        let limits = DeviceLimits::of(&device.limits(), used_features(&device));
         let workgroup_size = shader::block_workgroup(device.adapter_info().device_type).into();
         let inner = Inner {
             device,
@@ -387,6 +387,15 @@ impl Gpu {
             self.set_lost(&format!("a panic while it was polled: {text}"));
             Err(wgpu::PollError::Timeout)
         })
+    }
+}
+
+/// wgpu has had arrays of buffers on Metal for a short time, and no Mac has run the tests: there tensors in buffers of
+/// their own stay a dispatch each.
+fn used_features(device: &wgpu::Device) -> wgpu::Features {
+    match device.adapter_info().backend {
+        wgpu::Backend::Vulkan => device.features(),
+        _ => device.features() - BUNDLE_FEATURES,
     }
 }
 
