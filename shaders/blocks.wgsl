@@ -10,5 +10,10 @@ struct Block {
     spare: vec2<u32>,
 }
 
+// Which of a dispatch's blocks a workgroup serves; past the last where the second dimension is not filled.
+fn block_index(group: vec3<u32>, groups: vec3<u32>) -> u32 {
+    return group.y * groups.x + group.x;
+}
+
 // What `row_of` gives where there is no block: the second dimension of a dispatch is not always filled.
 const NO_ROW: u32 = 0xffffffffu;

@@ -17,7 +17,7 @@ var<private> assigned: Assignment;
 
 // The row of the block that a workgroup serves; keeps the rest of its assignment.
 fn row_of(group: vec3<u32>, groups: vec3<u32>) -> u32 {
-    let index = group.y * groups.x + group.x;
+    let index = block_index(group, groups);
     if index >= arrayLength(&assignments) {
         return NO_ROW;
     }

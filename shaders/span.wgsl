@@ -16,7 +16,7 @@ struct Span {
 
 // The row of the block that a workgroup serves.
 fn row_of(group: vec3<u32>, groups: vec3<u32>) -> u32 {
-    let index = group.y * groups.x + group.x;
+    let index = block_index(group, groups);
     return select(NO_ROW, span.first_block + index, index < span.blocks);
 }
 

@@ -32,6 +32,7 @@ mod tables;
 #[cfg(test)]
 mod tests;
 mod transfer;
+mod uniforms;
 mod upload;
 mod whole;
 mod windows;

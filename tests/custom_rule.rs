@@ -6,6 +6,9 @@ mod support;
 mod example;
 
 use std::borrow::Cow;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 
 use example::{Signum, SignumHyper};
 use support::model::{Model, Place};
@@ -31,6 +34,8 @@ struct Broken {
     wgsl: Cow<'static, str>,
     factor: f64,
     slots: Vec<Slot>,
+    /// Whether its text is not even WGSL, for now.
+    spoiled: Arc<AtomicBool>,
 }
 
 impl Options for Broken {
@@ -59,7 +64,7 @@ impl Rule for Broken {
         self.slots.clone()
     }
     fn wgsl(&self) -> &str {
-        &self.wgsl
+        if self.spoiled.load(Relaxed) { "not WGSL" } else { &self.wgsl }
     }
     fn scalar_names(&self) -> &'static [&'static str] {
         self.inner.scalar_names()
@@ -86,7 +91,7 @@ impl Twin for Broken {
 
 fn broken(wgsl: impl Into<Cow<'static, str>>, factor: f64) -> Broken {
     let inner = Signum::default();
-    Broken { slots: inner.slots(), inner, wgsl: wgsl.into(), factor }
+    Broken { slots: inner.slots(), inner, wgsl: wgsl.into(), factor, spoiled: Arc::default() }
 }
 
 #[test]
@@ -156,163 +161,44 @@ fn the_engine_does_around_the_example_what_it_does_around_its_own() {
     }
 }
 
-/// Signum whose text can become an invalid one.
-#[derive(Debug, Clone)]
-struct Turning {
-    inner: Signum,
-    broken: std::sync::Arc<std::sync::atomic::AtomicBool>,
-}
-
-impl Options for Turning {
-    fn options(&self) -> Vec<(&'static str, Option<OptionValue>)> {
-        self.inner.options()
-    }
-    fn set_option(&mut self, key: &str, value: &OptionValue) -> Result<(), OptionError> {
-        self.inner.set_option(key, value)
-    }
-}
-
-impl Rule for Turning {
-    fn name(&self) -> &'static str {
-        "turning"
-    }
-    fn reference(&self) -> &'static str {
-        "none"
-    }
-    fn lr(&self) -> f64 {
-        self.inner.lr
-    }
-    fn decay(&self) -> Decay {
-        self.inner.decay()
-    }
-    fn slots(&self) -> Vec<Slot> {
-        self.inner.slots()
-    }
-    fn wgsl(&self) -> &str {
-        match self.broken.load(std::sync::atomic::Ordering::Relaxed) {
-            true => "not WGSL",
-            false => self.inner.wgsl(),
-        }
-    }
-    fn scalar_names(&self) -> &'static [&'static str] {
-        self.inner.scalar_names()
-    }
-    fn scalars(&self, step: u64) -> Scalars {
-        self.inner.scalars(step)
-    }
-    fn check(&self) -> Result<(), OptionError> {
-        self.inner.check()
-    }
-    fn boxed(&self) -> Box<dyn Rule> {
-        Box::new(self.clone())
-    }
-}
-
-impl Twin for Turning {
-    type State<F: Float> = [F; 1];
-    type Hyper<F: Float> = SignumHyper<F>;
-
-    fn direction<F: Float>(&self, p: F, g: F, s: &mut [F; 1], h: &SignumHyper<F>) -> F {
-        self.inner.direction(p, g, s, h)
-    }
-}
-
 #[test]
 fn a_setting_that_cannot_be_stays_as_it_was() {
-    use std::sync::atomic::Ordering::Relaxed;
     let gpu = support::own_gpu();
-    let rule = Turning { inner: Signum::default(), broken: Default::default() };
-    let broken = rule.broken.clone();
+    let rule = broken(Signum::default().wgsl().to_owned(), 1.0);
+    let spoiled = rule.spoiled.clone();
     let specs = [TensorSpec::new("w", [5])];
     let mut model = Model::new(&gpu, &OptimizerConfig::new(rule), &specs, &[vec![1.0; 5]], Place::Arena);
     let refused =
         |outcome: wgpu_optim::Result<()>| assert!(matches!(outcome, Err(Error::Shader { .. })), "{outcome:?}");
     let gradient = |model: &Model| support::model::read_slice(&gpu, &model.gradients[0]);
 
-    broken.store(true, Relaxed);
+    spoiled.store(true, Relaxed);
     refused(model.optimizer.set_zero_gradients(true));
     refused(model.optimizer.set_health(Some(HealthConfig::default())));
-    broken.store(false, Relaxed);
+    spoiled.store(false, Relaxed);
     model.step(&[vec![1.0; 5]]);
     assert_eq!(gradient(&model), [1f32.to_bits(); 5]);
     model.optimizer.wait_for_report().unwrap().unwrap();
     assert_eq!(model.optimizer.health().unwrap(), None);
 
     model.optimizer.set_health(Some(HealthConfig { interval: 1, ..HealthConfig::default() })).unwrap();
-    broken.store(true, Relaxed);
+    spoiled.store(true, Relaxed);
     refused(model.optimizer.set_health(None));
-    broken.store(false, Relaxed);
+    spoiled.store(false, Relaxed);
     model.step(&[vec![1.0; 5]]);
     model.optimizer.wait_for_report().unwrap().unwrap();
     assert_eq!(model.optimizer.health().unwrap().map(|health| health.steps_taken), Some(2));
-}
-
-wgpu_optim::options! {
-    /// Keeps the gradient in a slot that is said to have no sign.
-    pub struct Careless {
-        /// Learning rate.
-        pub lr: f64 = 1e-3,
-    }
-}
-
-wgpu_optim::hyper! {
-    /// Scalars of [`Careless`].
-    pub struct CarelessHyper { spare, }
-}
-
-impl Rule for Careless {
-    fn name(&self) -> &'static str {
-        "careless"
-    }
-    fn reference(&self) -> &'static str {
-        "none"
-    }
-    fn lr(&self) -> f64 {
-        self.lr
-    }
-    fn decay(&self) -> Decay {
-        Decay::Decoupled(0.0)
-    }
-    fn slots(&self) -> Vec<Slot> {
-        vec![Slot::unsigned("last")]
-    }
-    fn wgsl(&self) -> &str {
-        "struct Hyper { spare: f32, }
-         struct State { last: vec4<f32>, }
-         fn direction(p: vec4<f32>, g: vec4<f32>, s: ptr<function, State>, h: Hyper) -> vec4<f32> {
-             (*s).last = g;
-             return g;
-         }"
-    }
-    fn scalar_names(&self) -> &'static [&'static str] {
-        CarelessHyper::NAMES
-    }
-    fn scalars(&self, _step: u64) -> Scalars {
-        CarelessHyper { spare: 0.0 }.row()
-    }
-    fn check(&self) -> Result<(), OptionError> {
-        Ok(())
-    }
-    fn boxed(&self) -> Box<dyn Rule> {
-        Box::new(self.clone())
-    }
-}
-
-impl Twin for Careless {
-    type State<F: Float> = [F; 1];
-    type Hyper<F: Float> = CarelessHyper<F>;
-
-    fn direction<F: Float>(&self, _p: F, g: F, s: &mut [F; 1], _h: &CarelessHyper<F>) -> F {
-        s[0] = g;
-        g
-    }
 }
 
 /// The code below that of zero would be that of its neighbours.
 #[test]
 fn negative_values_of_a_slot_without_signs_become_zero_in_eight_bits() {
     let storage = StorageConfig { state: StateFormat::Q8, ..StorageConfig::default() };
-    let config = OptimizerConfig::new(Careless::default()).storage(storage);
+    // The gradient itself, in a slot that is said to have no sign.
+    let text = Signum::default().wgsl().replace("average((*s).exp_avg, g, h.beta_complement)", "g");
+    let mut rule = broken(text, 1.0);
+    rule.slots = vec![Slot::unsigned("exp_avg")];
+    let config = OptimizerConfig::new(rule).storage(storage);
     let specs = [TensorSpec::new("w", [4096])];
     let mut model = Model::new(&support::gpu(), &config, &specs, &[vec![1.0; 4096]], Place::Arena);
     model.step(&[[-0.5, 0.25, 1.0, -1.0].repeat(1024)]);

@@ -13,6 +13,7 @@ use super::lines::LineTables;
 use super::pipelines::{Bindings, Kind};
 use super::rows::{AssignmentRow, SpanRow};
 use super::slice::Slice;
+use super::uniforms::{self, Uniforms};
 use crate::Result;
 use crate::layout::{Dispatch, GradientPlace, Layout, Span, Window};
 use crate::shader::Access;
@@ -21,9 +22,6 @@ use crate::storage::{StateFormat, code_table};
 /// Times that the gradients may be bound elsewhere before a bind group not used since is dropped: it
 /// keeps its buffers alive. Frameworks cycle through a few buffers.
 const KEEP: u64 = 16;
-
-/// Alignment of uniform offsets on every device.
-const UNIFORM_STRIDE: u64 = 256;
 
 /// A dispatch, ready to record.
 #[derive(Debug, Clone)]
@@ -186,17 +184,10 @@ impl DispatchCache {
         if singles.is_empty() {
             return Ok(());
         }
-        // One buffer for the rows of all spans that are new, never written again: encoders recorded
-        // earlier may still read older ones.
-        let mut rows = vec![0u8; singles.len() * UNIFORM_STRIDE as usize];
-        for (key, row) in singles.iter().zip(rows.chunks_exact_mut(UNIFORM_STRIDE as usize)) {
-            row[..size_of::<SpanRow>()].copy_from_slice(bytemuck::bytes_of(&span_row(&key.dispatch.spans[0], lines)));
-        }
-        let rows = gpu.buffer_of("spans", &rows, BufferUsages::UNIFORM)?;
+        let rows: Vec<_> = singles.iter().map(|key| span_row(&key.dispatch.spans[0], lines)).collect();
+        let rows = Uniforms::new(gpu, "spans", &rows)?;
         for (index, key) in singles.into_iter().enumerate() {
-            let at = index as u64 * UNIFORM_STRIDE;
-            let row = wgpu::BindingResource::Buffer(part(&rows, &(at..at + size_of::<SpanRow>() as u64)));
-            let bound = self.bind_dispatch(gpu, layout, windows, lines, &key, row)?;
+            let bound = self.bind_dispatch(gpu, layout, windows, lines, &key, rows.row(index))?;
             self.entries.insert(key, Entry { bound, used: self.round });
         }
         Ok(())
@@ -311,7 +302,7 @@ pub fn bytes(layout: &Layout, dispatches: &[Dispatch]) -> u64 {
     let codes = if layout.windows.iter().any(has_codes) { size_of_val(codes().as_slice()) } else { 0 };
     let of_dispatch = |dispatch: &Dispatch| match dispatch.bundle {
         Some(_) => (dispatch.blocks() * size_of::<AssignmentRow>()) as u64,
-        None => UNIFORM_STRIDE,
+        None => uniforms::bytes(1),
     };
     codes as u64 + dispatches.iter().map(of_dispatch).sum::<u64>()
 }

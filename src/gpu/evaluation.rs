@@ -52,14 +52,8 @@ impl Optimizer {
             self.check_training("swap_ema")?;
         }
         let dispatches = self.whole(|_| true)?;
-        let turn = self.turn(from, to)?;
-        let descriptor = wgpu::ComputePassDescriptor { label: Some("swap weights"), timestamp_writes: None };
-        let mut pass = encoder.begin_compute_pass(&descriptor);
-        self.recorder(&dispatches, None).swap(&mut pass, to == Phase::Training);
-        turn.record(&mut pass);
-        drop(pass);
-        self.phases.follow(encoder, Some(to));
-        Ok(())
+        let swap = self.recorder(&dispatches, None);
+        self.change(encoder, "swap weights", [from, to], |pass| swap.swap(pass, to == Phase::Training))
     }
 
     /// Records that the parameters of rules that average their iterates (`schedule_free_adamw`) become
@@ -85,16 +79,11 @@ impl Optimizer {
         let plan = self.plan.clone();
         let dispatches = self.whole(|variant| plan.variants[variant].averages())?;
         let keep = keep::pipeline(&self.gpu)?;
-        let turn = self.turn(Phase::Training, Phase::Evaluating)?;
-        let descriptor = wgpu::ComputePassDescriptor { label: Some("evaluation weights"), timestamp_writes: None };
-        let mut pass = encoder.begin_compute_pass(&descriptor);
-        pass.set_pipeline(&keep);
-        self.evaluation.kept.iter().for_each(|kept| kept.keep(&mut pass));
-        self.recorder(&dispatches, None).evaluate(&mut pass);
-        turn.record(&mut pass);
-        drop(pass);
-        self.phases.follow(encoder, Some(Phase::Evaluating));
-        Ok(())
+        self.change(encoder, "evaluation weights", [Phase::Training, Phase::Evaluating], |pass| {
+            pass.set_pipeline(&keep);
+            self.evaluation.kept.iter().for_each(|kept| kept.keep(pass));
+            self.recorder(&dispatches, None).evaluate(pass);
+        })
     }
 
     /// Records that the parameters become again those that [`Optimizer::begin_evaluation`] kept. On a device
@@ -107,15 +96,10 @@ impl Optimizer {
             return Err(Error::Config("end_evaluation: none has begun".to_owned()));
         }
         let keep = keep::pipeline(&self.gpu)?;
-        let turn = self.turn(Phase::Evaluating, Phase::Training)?;
-        let descriptor = wgpu::ComputePassDescriptor { label: Some("training weights"), timestamp_writes: None };
-        let mut pass = encoder.begin_compute_pass(&descriptor);
-        pass.set_pipeline(&keep);
-        self.evaluation.kept.iter().for_each(|kept| kept.restore(&mut pass));
-        turn.record(&mut pass);
-        drop(pass);
-        self.phases.follow(encoder, Some(Phase::Training));
-        Ok(())
+        self.change(encoder, "training weights", [Phase::Evaluating, Phase::Training], |pass| {
+            pass.set_pipeline(&keep);
+            self.evaluation.kept.iter().for_each(|kept| kept.restore(pass));
+        })
     }
 
     /// Refuses what must not meet other weights than those to train with.
@@ -138,8 +122,23 @@ impl Optimizer {
         Ok(dispatches)
     }
 
-    fn turn(&self, before: Phase, after: Phase) -> Result<keep::Turning> {
-        keep::Turning::new(&self.gpu, &self.tables.control, self.tables.turn(before, after))
+    /// Records commands, and that the device goes on from one phase to another after them.
+    fn change(
+        &self,
+        encoder: &mut wgpu::CommandEncoder,
+        label: &str,
+        [before, after]: [Phase; 2],
+        commands: impl FnOnce(&mut wgpu::ComputePass<'_>),
+    ) -> Result<()> {
+        let turn = keep::Turning::new(&self.gpu, &self.tables.control, self.tables.turn(before, after))?;
+        {
+            let descriptor = wgpu::ComputePassDescriptor { label: Some(label), timestamp_writes: None };
+            let mut pass = encoder.begin_compute_pass(&descriptor);
+            commands(&mut pass);
+            turn.record(&mut pass);
+        }
+        self.phases.follow(encoder, Some(after));
+        Ok(())
     }
 
     /// Room for the parameters of every tensor whose rule averages its iterates.

@@ -3,6 +3,9 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::context::Gpu;
+use super::rows::Turn;
+use super::uniforms::{self, Uniforms};
 use crate::{Error, Result};
 
 /// Whose weights lie in the parameters' place: `Control.phase` on the device.
@@ -35,6 +38,31 @@ impl Phase {
             Self::Averaged => "the moving average lies in the parameters' place; swap_ema once more first",
         };
         Err(Error::Config(format!("{call}: {problem}")))
+    }
+}
+
+/// From one phase to another, all that can be, for kernels that run where the one is to follow the other.
+#[derive(Debug)]
+pub struct Turns(Uniforms);
+
+impl Turns {
+    const ALL: [[Phase; 2]; 4] = [
+        [Phase::Training, Phase::Evaluating],
+        [Phase::Evaluating, Phase::Training],
+        [Phase::Training, Phase::Averaged],
+        [Phase::Averaged, Phase::Training],
+    ];
+
+    /// What they take.
+    pub const BYTES: u64 = uniforms::bytes(Self::ALL.len());
+
+    pub fn new(gpu: &Gpu) -> Result<Self> {
+        let rows = Self::ALL.map(|[before, after]| Turn { before: before as u32, after: after as u32 });
+        Ok(Self(Uniforms::new(gpu, "turns", &rows)?))
+    }
+
+    pub fn binding(&self, before: Phase, after: Phase) -> wgpu::BindingResource<'_> {
+        self.0.row(Self::ALL.iter().position(|turn| *turn == [before, after]).unwrap_or_default())
     }
 }
 

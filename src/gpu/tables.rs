@@ -6,10 +6,10 @@ use wgpu::BufferUsages;
 use super::by_line::{self, Lines};
 use super::context::Gpu;
 use super::lines::LineTables;
-use super::phases::Phase;
+use super::phases::{Phase, Turns};
 use super::pipelines::{Bindings, Kind};
 use super::reports::FIRST_GENERATION;
-use super::rows::{BlockRow, Control, Lane, Partial, Settings, TensorRow, Turn, Verdict};
+use super::rows::{BlockRow, Control, Lane, Partial, Settings, TensorRow, Verdict};
 use super::step_table::StepTable;
 use super::upload::Writes;
 use crate::Result;
@@ -39,7 +39,7 @@ pub struct Tables {
     /// Of `settings` and `tensors`.
     pub rows: LaneRows,
     absent: wgpu::Buffer,
-    turns: wgpu::Buffer,
+    turns: Turns,
     /// At least one word, each 1.
     pub ones: wgpu::Buffer,
     partials: wgpu::Buffer,
@@ -137,23 +137,6 @@ pub fn limit_bindings() -> Bindings {
     vec![(0, Kind::Read), (1, Kind::Uniform), (2, Kind::Read), (3, Kind::Read)]
 }
 
-/// From one phase to another, all that can be.
-const TURNS: [[Phase; 2]; 4] = [
-    [Phase::Training, Phase::Evaluating],
-    [Phase::Evaluating, Phase::Training],
-    [Phase::Training, Phase::Averaged],
-    [Phase::Averaged, Phase::Training],
-];
-
-/// Alignment of uniform offsets on every device.
-const UNIFORM_STRIDE: u64 = 256;
-
-fn turn_binding(turns: &wgpu::Buffer, before: Phase, after: Phase) -> wgpu::BindingResource<'_> {
-    let index = TURNS.iter().position(|turn| *turn == [before, after]).unwrap_or_default() as u64;
-    let size = wgpu::BufferSize::new(size_of::<Turn>() as u64);
-    wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer: turns, offset: index * UNIFORM_STRIDE, size })
-}
-
 /// Bytes of the control block with the tensors' counts, and where a rule averages its iterates their
 /// sums of weights.
 pub fn control_bytes(plan: &Plan) -> u64 {
@@ -196,7 +179,7 @@ impl Sizes {
             marks: of(tensors, 4),
             partials: of(sets * blocks, size_of::<Partial>()),
             sums: of(sets * tensors, size_of::<Partial>()),
-            turns: TURNS.len() as u64 * UNIFORM_STRIDE,
+            turns: Turns::BYTES,
         }
     }
 
@@ -294,12 +277,7 @@ impl Tables {
         let partials = gpu.buffer("partials", sizes.partials, copied)?;
         let sums = gpu.buffer("sums", sizes.sums, copied)?;
 
-        let mut turn_rows = vec![0u8; sizes.turns as usize];
-        for ([before, after], row) in TURNS.into_iter().zip(turn_rows.chunks_exact_mut(UNIFORM_STRIDE as usize)) {
-            let turn = Turn { before: before as u32, after: after as u32 };
-            row[..size_of::<Turn>()].copy_from_slice(bytemuck::bytes_of(&turn));
-        }
-        let turns = gpu.buffer_of("turns", &turn_rows, BufferUsages::UNIFORM)?;
+        let turns = Turns::new(gpu)?;
 
         let group =
             |label: &str, bindings: &Bindings, buffers: &[&wgpu::Buffer]| gpu.bind_all(label, bindings, buffers);
@@ -311,13 +289,12 @@ impl Tables {
         )?;
         let sum = group("sums", &sum_bindings(), &[&settings, &tensors, &partials, &sums])?;
         let weigh = group("weigh", &weigh_bindings(), &[&blocks, &settings, &verdicts, &partials])?;
-        let swap = |[before, after]: [Phase; 2]| {
+        let swap = |before: Phase, after: Phase| {
             let tables = [&blocks, &settings, &control].map(|buffer| buffer.as_entire_binding());
-            let turn = turn_binding(&turns, before, after);
-            let entries: Vec<_> = (0..).zip(tables.into_iter().chain([turn])).collect();
+            let entries: Vec<_> = (0..).zip(tables.into_iter().chain([turns.binding(before, after)])).collect();
             gpu.bind_group("swap", &gpu.layout(&swap_bindings())?, &entries)
         };
-        let swap = [swap([Phase::Training, Phase::Averaged])?, swap([Phase::Averaged, Phase::Training])?];
+        let swap = [swap(Phase::Training, Phase::Averaged)?, swap(Phase::Averaged, Phase::Training)?];
         let lines = match LineTables::new(plan, layout)? {
             Some(tables) => {
                 let shared = by_line::Shared { settings: &settings, verdicts: &verdicts, lanes: &lanes };
@@ -369,7 +346,7 @@ impl Tables {
 
     /// What a kernel binds that runs where that phase is to follow that one.
     pub fn turn(&self, before: Phase, after: Phase) -> wgpu::BindingResource<'_> {
-        turn_binding(&self.turns, before, after)
+        self.turns.binding(before, after)
     }
 
     /// Allocates what looks at the steps' health.
