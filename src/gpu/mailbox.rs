@@ -2,14 +2,14 @@
 //! when the caller submits, read when they have arrived.
 
 use super::arrival::{Arrival, Shared};
-use super::context::{Gpu, LostFlag};
+use super::context::Gpu;
 use crate::Result;
 
 /// A fixed number of slots. One is taken from recording until it is read, or until the callback that
 /// would map it is dropped with its encoder.
 #[derive(Debug)]
 pub struct Mailbox<T> {
-    lost: LostFlag,
+    gpu: Gpu,
     slots: Vec<Slot<T>>,
 }
 
@@ -31,7 +31,7 @@ impl<T> Mailbox<T> {
     pub fn new(gpu: &Gpu, label: &str, slots: usize, bytes: u64) -> Result<Self> {
         let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
         let slot = |_| Ok(Slot { buffer: gpu.buffer(label, bytes, usage)?, arrival: Shared::default(), note: None });
-        Ok(Self { lost: gpu.lost().clone(), slots: (0..slots).map(slot).collect::<Result<_>>()? })
+        Ok(Self { gpu: gpu.clone(), slots: (0..slots).map(slot).collect::<Result<_>>()? })
     }
 
     /// Whether a slot is free.
@@ -51,7 +51,7 @@ impl<T> Mailbox<T> {
         };
         slot.note = Some(note);
         copy(encoder, &slot.buffer);
-        slot.arrival.ask(encoder, &slot.buffer, &self.lost, "a report could not be mapped");
+        slot.arrival.ask(encoder, &slot.buffer, self.gpu.lost(), "a report could not be mapped");
         true
     }
 
@@ -66,7 +66,8 @@ impl<T> Mailbox<T> {
             if let (Ok(view), Some(note)) = (slot.buffer.get_mapped_range(..), slot.note.take()) {
                 arrived.push(read(note, &view));
             }
-            slot.buffer.unmap();
+            // Scoped: the device may be lost since, and the caller's handler is not to hear of it.
+            let _ = self.gpu.scoped("a report", |_| slot.buffer.unmap());
             slot.arrival.clear();
         }
         arrived
