@@ -3,6 +3,8 @@
 //! `docs/checkpoints.md` describes the file.
 
 #[cfg(feature = "checkpoint")]
+mod container;
+#[cfg(feature = "checkpoint")]
 mod decode;
 #[cfg(feature = "checkpoint")]
 mod encode;
@@ -13,6 +15,8 @@ mod metadata;
 
 use std::collections::BTreeMap;
 
+#[cfg(feature = "checkpoint")]
+pub use container::{METADATA, serialize};
 #[cfg(feature = "checkpoint")]
 pub use decode::float_values;
 #[cfg(feature = "checkpoint")]

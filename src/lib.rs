@@ -7,6 +7,8 @@ pub mod config;
 pub mod cpu;
 mod ema;
 mod error;
+#[cfg(feature = "checkpoint")]
+pub mod files;
 mod float;
 pub mod gpu;
 pub mod gradient;

@@ -2,7 +2,6 @@
 
 mod support;
 
-use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -337,10 +336,6 @@ fn a_name_that_is_also_that_of_a_slot_is_refused() {
     assert!(checkpoint.state.to_safetensors().is_ok());
 }
 
-fn write(path: &Path, text: &str) {
-    std::fs::write(path, text).unwrap();
-}
-
 #[test]
 fn a_file_is_replaced_whole_or_not_at_all() {
     let folder = Folder::new("whole");
@@ -363,15 +358,17 @@ fn a_file_is_replaced_whole_or_not_at_all() {
     assert!(first.save(folder.0.join("no/such/folder")).is_err());
     assert_eq!(Checkpoint::load(folder.file(), run.optimizer.plan()).unwrap(), second);
     assert_eq!(folder.names(), ["run.safetensors"]);
+}
 
-    // What killed processes left is removed once it is old.
-    let (old, young) = (folder.0.join(".run.safetensors.1-0.partial"), folder.0.join(".run.safetensors.2-0.partial"));
-    write(&old, "half");
-    write(&young, "half");
-    let hours_ago = std::time::SystemTime::now() - Duration::from_secs(2 * 60 * 60);
-    std::fs::File::options().write(true).open(&old).unwrap().set_modified(hours_ago).unwrap();
-    first.save(folder.file()).unwrap();
-    assert!(!old.exists() && young.exists());
+#[test]
+fn the_same_checkpoint_makes_the_same_bytes() {
+    let mut run = model(&full(adamw()), 1, Place::Arena);
+    run.step(&gradients(0));
+    let mut checkpoint = run.optimizer.checkpoint_blocking().unwrap();
+    (0..20).for_each(|i| drop(checkpoint.extra.insert(format!("key {i}"), i.to_string())));
+    let bytes = checkpoint.to_safetensors().unwrap();
+    let read = Checkpoint::from_safetensors(&bytes, run.optimizer.plan()).unwrap();
+    assert!((0..4).all(|_| checkpoint.to_safetensors().unwrap() == bytes && read.to_safetensors().unwrap() == bytes));
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Tensors by name, as safetensors files hold them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use safetensors::SafeTensors;
@@ -76,6 +76,8 @@ pub fn serialize(
         let shape = spec.shape.iter().map(|n| *n as usize).collect();
         Ok((spec.name.as_str(), TensorView::new(dtype_of(*format), shape, bytes)?))
     });
-    let file = views.collect::<Result<Vec<_>, _>>().and_then(|views| safetensors::serialize(views, metadata));
-    file.map_err(|e| Error::failed(format!("safetensors: {e}")))
+    let fail = |e: safetensors::SafeTensorError| Error::failed(format!("safetensors: {e}"));
+    let views = views.collect::<Result<Vec<_>, _>>().map_err(fail)?;
+    let metadata = metadata.map(BTreeMap::from_iter);
+    Ok(wgpu_optim::checkpoint::serialize(views, metadata.as_ref())?)
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use safetensors::tensor::{Dtype, View};
 
-use super::{Checkpoint, TensorParams, dtype_of, metadata, scales_of};
+use super::{Checkpoint, TensorParams, container, dtype_of, metadata, scales_of};
 use crate::state::OptimizerState;
 use crate::step::slot_shape;
 use crate::storage::{Format, StateFormat};
@@ -61,7 +61,8 @@ fn encode(
             }
         }
     }
-    safetensors::serialize(views, Some(metadata::write(state, params.is_some(), extra))).map_err(invalid)
+    let views = views.iter().map(|(key, entry)| (key.as_str(), entry));
+    container::serialize(views, Some(&metadata::write(state, params.is_some(), extra)))
 }
 
 /// An entry of the file: the bits as they are stored.
@@ -71,7 +72,7 @@ struct Entry<'a> {
     bytes: Cow<'a, [u8]>,
 }
 
-impl View for Entry<'_> {
+impl View for &Entry<'_> {
     fn dtype(&self) -> Dtype {
         self.dtype
     }

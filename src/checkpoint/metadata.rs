@@ -38,7 +38,7 @@ fn weight_sum_of(tensor: &str) -> String {
 }
 
 /// All that the metadata of a checkpoint holds.
-pub fn write(state: &OptimizerState, params: bool, extra: &BTreeMap<String, String>) -> HashMap<String, String> {
+pub fn write(state: &OptimizerState, params: bool, extra: &BTreeMap<String, String>) -> BTreeMap<String, String> {
     let mut pairs = vec![
         ("format".to_owned(), FORMAT.to_owned()),
         ("version".to_owned(), VERSION.to_owned()),
