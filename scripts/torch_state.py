@@ -99,8 +99,9 @@ def to_torch(path, template, names=None):
     state = {}
     with safe_open(path, "pt") as file:
         metadata = file.metadata() or {}
-        if (metadata.get("format"), metadata.get("version")) != ("wgpu-optim", "2"):
-            raise SystemExit(f"{path}: not a checkpoint of wgpu-optim, version 2")
+        # Versions differ in what sums of micro-batches are, which PyTorch has not.
+        if metadata.get("format") != "wgpu-optim" or metadata.get("version") not in ("2", "3"):
+            raise SystemExit(f"{path}: not a checkpoint of wgpu-optim, version 2 or 3")
         keys = set(file.keys())
         for group in template["param_groups"]:
             for number in group["params"]:

@@ -8,7 +8,7 @@ override CLIP_VALUE: bool = false;
 fn condition(words: vec4<u32>, unscale: f32) -> vec4<f32> {
     var g = unpack(words);
     if UNSCALE {
-        g *= unscale;
+        g *= factor_of(unscale);
     }
     if ZERO_NONFINITE {
         g = select(g, vec4<f32>(), nonfinite(words));

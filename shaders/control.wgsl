@@ -14,8 +14,7 @@ struct Control {
     exponent: i32,
     coefficient: f32,
     lr: f32,
-    // What the caller multiplies the loss with, what undoes it and takes the mean over micro-batches,
-    // and steps since the scale last changed.
+    // What the caller multiplies the loss with, what undoes it, and steps since the scale last changed.
     loss_scale: f32,
     unscale: f32,
     good_steps: u32,

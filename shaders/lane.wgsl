@@ -9,7 +9,7 @@ struct Lane {
     in_ratio: f32,
     // -1 where the rule should maximise.
     sign: f32,
-    // Undoes the loss scale and takes the mean over micro-batches.
+    // Undoes the loss scale.
     unscale: f32,
     // The share of the new weights in their moving average; 0 leaves it alone.
     ema_weight: f32,

@@ -6,6 +6,8 @@ override NORM: bool = true;
 override LARGEST: bool = false;
 override ZEROS: bool = false;
 override TEST_NONFINITE: bool = true;
+// Whether non-finite elements are counted as each micro-batch brings them, for want of a trace in the sum.
+override COUNT_EACH: bool = false;
 
 @group(1) @binding(0) var<storage, read> blocks: array<Block>;
 @group(1) @binding(1) var<uniform> settings: Settings;
@@ -24,7 +26,7 @@ fn scan(
         return;
     }
     let block = blocks[row];
-    if absent[block.tensor] != 0u || !completes_step(control.micro) {
+    if absent[block.tensor] != 0u || !(COUNT_EACH || completes_step(control.micro)) {
         return;
     }
     let unscale = control.unscale;
@@ -34,13 +36,14 @@ fn scan(
     var zeros = vec4<u32>();
     for (var i = thread * 4u; i < block.len; i += WORKGROUP * 4u) {
         let count = min(block.len - i, 4u);
-        let words = with_accumulated(load_gradients(gradient_element(block, i), count), block, i);
+        let loaded = load_gradients(gradient_element(block, i), count);
+        let words = with_accumulated(loaded, block, i, unscale);
         // A vector's last lanes may be padding, whose content is nobody's.
         let mine = vec4<u32>(0u, 1u, 2u, 3u) < vec4<u32>(count);
         var g = select(vec4<f32>(), condition(words, unscale), mine);
         if TEST_NONFINITE {
             let found = nonfinite(words) & mine;
-            bad += select(vec4<u32>(), vec4<u32>(1u), found);
+            bad += select(vec4<u32>(), vec4<u32>(1u), select(found, nonfinite(loaded) & mine, vec4<bool>(COUNT_EACH)));
             g = select(g, vec4<f32>(), found);
         }
         if ZEROS {

@@ -9,7 +9,8 @@ struct Partial {
     middle: f32,
     large: f32,
     largest: f32,
-    // Elements counted: non-finite ones of a gradient, kept ones of a masked update.
+    // Elements counted: non-finite ones of a gradient, kept ones of a masked update. Counts stay at the largest u32 where
+    // there are more: 2^32 non-finite elements must not count as none.
     count: u32,
     zeros: u32,
     spare: vec2<u32>,
@@ -20,14 +21,19 @@ const SMALL: f32 = 0x1p-50f;
 const LARGE_EXPONENT: i32 = 82;
 const SMALL_EXPONENT: i32 = -76;
 
+// The sum, or the largest u32.
+fn added(a: u32, b: u32) -> u32 {
+    return a + min(b, 0xffffffffu - a);
+}
+
 fn add(a: Partial, b: Partial) -> Partial {
     return Partial(
         a.small + b.small,
         a.middle + b.middle,
         a.large + b.large,
         max(a.largest, b.largest),
-        a.count + b.count,
-        a.zeros + b.zeros,
+        added(a.count, b.count),
+        added(a.zeros, b.zeros),
         vec2<u32>(),
     );
 }

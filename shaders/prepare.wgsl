@@ -4,6 +4,8 @@
 
 override SCAN: bool = true;
 override SKIP: bool = true;
+// Whether the scan counts non-finite elements of every micro-batch.
+override COUNT_EACH: bool = false;
 // Whether the parts that come in are sums by tensor.
 override BY_TENSOR: bool = false;
 override CLIP_NORM: bool = false;
@@ -48,7 +50,9 @@ fn decide(total: Partial, misplaced: bool) {
     }
     skip = select(0u, 1u, misplaced || SKIP && total.count > 0u);
     factor = scale;
-    control.nonfinite = total.count;
+    // Of a step whose micro-batches are counted one by one, together with those before.
+    let before = select(0u, control.nonfinite, COUNT_EACH && control.micro > 0u);
+    control.nonfinite = added(before, total.count);
     control.skip = skip;
     control.norm_mantissa = norm.mantissa;
     control.norm_exponent = norm.exponent;
@@ -125,13 +129,17 @@ fn prepare(@builtin(local_invocation_index) thread: u32) {
     let misplaced = control.phase != TRAINING;
     let completes = misplaced || completes_step(control.micro);
     var mine = Partial();
-    if SCAN && completes && !misplaced {
-        let count = select(settings.blocks, settings.tensors, BY_TENSOR);
+    if SCAN && (completes || COUNT_EACH) && !misplaced {
+        let count = select(settings.parts, settings.tensors, BY_TENSOR);
         for (var i = thread; i < count; i += WORKGROUP) {
             mine = add(mine, parts_in[i]);
         }
     }
-    let total = sum_over_workgroup(thread, mine);
+    var total = sum_over_workgroup(thread, mine);
+    if !completes {
+        // There is no norm yet.
+        total = Partial(0.0, 0.0, 0.0, 0.0, total.count, 0u, vec2<u32>());
+    }
     if thread == 0u {
         decide(total, misplaced);
     }
@@ -209,6 +217,6 @@ fn rescale() {
     scale = clamp(scale, 0x1p-64f, 0x1p64f);
     control.good_steps = good_steps;
     control.loss_scale = scale;
-    control.unscale = 1.0 / (scale * f32(settings.accumulate));
+    control.unscale = 1.0 / scale;
     loss_scale[0] = scale;
 }

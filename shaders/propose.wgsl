@@ -11,7 +11,7 @@ struct Proposal {
 }
 
 fn propose(block: Block, i: u32, count: u32, verdict: Verdict, lane: Lane, h: Hyper) -> Proposal {
-    let words = with_accumulated(load_gradients(gradient_element(block, i), count), block, i);
+    let words = with_accumulated(load_gradients(gradient_element(block, i), count), block, i, lane.unscale);
     var g = by_unit(scaled(condition(words, lane.unscale), verdict), block, i);
     let p = load_weights(block, i, count);
     g = lane.sign * g + lane.coupled * p;

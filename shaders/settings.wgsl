@@ -2,6 +2,8 @@
 
 struct Settings {
     blocks: u32,
+    // Parts of a sum that the tensors' sums are made of: the blocks', or those of groups of blocks.
+    parts: u32,
     tensors: u32,
     lanes: u32,
     // Word offsets in the step table.
@@ -12,8 +14,9 @@ struct Settings {
     norm_limit: f32,
     weight_clip: f32,
     weight_limit: f32,
-    // Micro-batches that make a step.
+    // Micro-batches that make a step, and what takes the mean over them.
     accumulate: u32,
+    mean: f32,
     growth_interval: u32,
     growth_factor: f32,
     backoff_factor: f32,

@@ -1,4 +1,4 @@
-// Sums over each tensor of its blocks' parts, in fixed order: one workgroup a tensor. Where there are
+// Sums over each tensor of its parts, of blocks or of groups of blocks, in fixed order: one workgroup a tensor. Where there are
 // two sets of parts (of parameters and of updates), the second follows the first.
 
 @group(0) @binding(0) var<uniform> settings: Settings;
@@ -17,7 +17,7 @@ fn sum_tensors(
         return;
     }
     let tensor = tensors[index];
-    let first = tensor.first_partial + group.z * settings.blocks;
+    let first = tensor.first_partial + group.z * settings.parts;
     var mine = Partial();
     for (var i = thread; i < tensor.partials; i += WORKGROUP) {
         mine = add(mine, partials[first + i]);

@@ -3,7 +3,7 @@
 struct Tensor {
     lane: u32,
     live: u32,
-    // Its blocks' parts of a sum.
+    // Its parts of a sum: its blocks', or those of its groups of blocks.
     first_partial: u32,
     partials: u32,
     elements: f32,

@@ -46,7 +46,7 @@ fn update(
             if ACCUMULATES {
                 var sum = vec4<u32>();
                 if verdict.action == ACCUMULATE {
-                    sum = with_accumulated(load_gradients(gradient_element(block, i), count), block, i);
+                    sum = with_accumulated(load_gradients(gradient_element(block, i), count), block, i, lane.unscale);
                 }
                 store_accumulated(block, i, sum);
             }

@@ -49,6 +49,8 @@ pub struct CpuOptimizer<F: Element> {
     steps_taken: u64,
     steps_skipped: u64,
     micro_batches: u64,
+    /// Non-finite elements that the micro-batches of this step have lost.
+    left_out: u64,
     loss_scale: f64,
     good_steps: u32,
     states: Vec<SlotValues<F>>,
@@ -137,6 +139,7 @@ impl<F: Element> CpuOptimizer<F> {
             steps_taken: 0,
             steps_skipped: 0,
             micro_batches: 0,
+            left_out: 0,
             loss_scale,
             good_steps: 0,
             states,
@@ -206,16 +209,21 @@ impl<F: Element> CpuOptimizer<F> {
         let factor = self.rates.factor(self.steps_taken);
         let completes = self.micro_batches + 1 >= self.plan.gradient.accumulate;
         let looks = self.monitor.as_mut().is_some_and(|monitor| monitor.is_due(completes));
+        if self.micro_batches == 0 {
+            self.left_out = 0;
+        }
         self.micro_batches = if completes { 0 } else { self.micro_batches + 1 };
         if self.plan.gradient.accumulates() {
-            passes::accumulate(&mut dense, &self.plan);
+            let unscale = self.plan.gradient.unscale(self.loss_scale);
+            self.left_out += passes::accumulate(&mut dense, &self.plan, unscale);
         }
-        let unscale = self.plan.gradient.unscale(self.loss_scale);
+        let left_out = if self.plan.gradient.counts_each() { self.left_out } else { 0 };
+        let unscale = self.plan.gradient.factor(self.loss_scale);
         let mut report = Report {
             steps_taken: self.steps_taken,
             steps_skipped: self.steps_skipped,
             skipped: false,
-            nonfinite: 0,
+            nonfinite: left_out,
             lr: self.rates.base() * factor,
             global_norm: None,
             clip_coefficient: 1.0,
@@ -227,7 +235,9 @@ impl<F: Element> CpuOptimizer<F> {
                 true => passes::scan(&dense, &self.plan, unscale),
                 false => Scan::default(),
             };
-            report.nonfinite = scan.nonfinite;
+            if !self.plan.gradient.counts_each() {
+                report.nonfinite = scan.nonfinite;
+            }
             report.skipped = self.plan.gradient.on_nonfinite == OnNonfinite::Skip && scan.nonfinite > 0;
             let mut look = looks.then(|| Look::at_gradients(&dense, &self.plan, unscale));
             let norm = scan.norm();
@@ -365,7 +375,7 @@ impl<F: Element> CpuOptimizer<F> {
         }
         self.steps_taken = state.steps_taken;
         self.steps_skipped = state.steps_skipped;
-        self.micro_batches = state.micro_batches;
+        (self.micro_batches, self.left_out) = (state.micro_batches, 0);
         (self.loss_scale, self.good_steps) = self.plan.gradient.resumed_scale(state);
         self.rates.resume(state.rates.as_ref(), state.plateau);
         Ok(())

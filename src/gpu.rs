@@ -28,6 +28,7 @@ mod rows;
 mod slice;
 mod snapshot;
 mod step_table;
+mod sums;
 mod tables;
 #[cfg(test)]
 mod tests;

@@ -147,9 +147,24 @@ impl GradientConfig {
         self.loss_scale.is_some() || self.accumulates()
     }
 
-    /// What they are multiplied with, for that loss scale.
+    /// What undoes that loss scale: micro-batches are multiplied with it as they are added up.
     pub(crate) fn unscale(&self, loss_scale: f64) -> f64 {
-        1.0 / (loss_scale * self.accumulate as f64)
+        1.0 / loss_scale
+    }
+
+    /// What takes the mean over micro-batches.
+    pub(crate) fn mean(&self) -> f64 {
+        1.0 / self.accumulate as f64
+    }
+
+    /// What a step's gradient is multiplied with, which is a sum without a loss scale where it has micro-batches.
+    pub(crate) fn factor(&self, loss_scale: f64) -> f64 {
+        if self.accumulates() { self.mean() } else { self.unscale(loss_scale) }
+    }
+
+    /// Whether non-finite elements are counted as each micro-batch brings them: they leave no trace in the sum.
+    pub(crate) fn counts_each(&self) -> bool {
+        self.accumulates() && self.on_nonfinite == OnNonfinite::Zero && self.needs_scan()
     }
 
     /// The loss scale at the start.

@@ -45,6 +45,13 @@ pub const BUNDLE_ARRAYS: u32 = 3;
 /// costs is small beside a thousand spans.
 const BUNDLE_CAP: u32 = 1024;
 
+/// With more blocks than that, their parts of a sum are added up by groups first. Fewer are no way to go for one
+/// workgroup: 16 trips to memory with 256 threads.
+const MOST_PARTS: u64 = 4096;
+
+/// Blocks of a group.
+const GROUP: u32 = 256;
+
 const WORD: u64 = 4;
 const VECTOR: u64 = 16;
 
@@ -195,8 +202,13 @@ pub struct Layout {
     pub blocks: Vec<TensorBlock>,
     /// The windows.
     pub windows: Vec<Window>,
+    /// Where there are many blocks: the first of each group in tensor order, and how many it has. Groups are of one tensor,
+    /// so that they depend on nothing but the tensors' lengths.
+    pub groups: Vec<[u32; 2]>,
     /// By tensor: its first block in tensor order, and how many it has.
     partials: Vec<[u32; 2]>,
+    /// By tensor: its first part of a sum, of a group or of a block, and how many it has.
+    parts: Vec<[u32; 2]>,
 }
 
 impl Layout {
@@ -222,7 +234,8 @@ impl Layout {
             next += count;
         }
 
-        let mut layout = Self { partials, ..Self::default() };
+        let (groups, parts) = grouped(&partials);
+        let mut layout = Self { groups, parts, partials, ..Self::default() };
         let mut open: Option<OpenWindow> = None;
         for p in order {
             let bytes_of = |n: u64| n * p.params.bytes();
@@ -290,9 +303,20 @@ impl Layout {
         pieces
     }
 
-    /// A tensor's parts of a sum: the first and how many.
-    pub fn partials_of(&self, tensor: usize) -> [u32; 2] {
-        self.partials.get(tensor).copied().unwrap_or_default()
+    /// A tensor's parts of a sum: the first and how many. They are those of its groups where there are groups, else its
+    /// blocks'.
+    pub fn parts_of(&self, tensor: usize) -> [u32; 2] {
+        self.parts.get(tensor).copied().unwrap_or_default()
+    }
+
+    /// The parts of all tensors.
+    pub fn parts(&self) -> usize {
+        if self.groups.is_empty() { self.blocks.len() } else { self.groups.len() }
+    }
+
+    /// The parts of the tensor that has most.
+    pub fn most_parts(&self) -> usize {
+        self.parts.iter().map(|[_, count]| *count as usize).max().unwrap_or(0)
     }
 
     /// Bytes of state that the layout asks for.
@@ -302,6 +326,22 @@ impl Layout {
 }
 
 /// Bytes that a window and a gradient binding may take.
+/// Groups of neighbouring blocks where there are many blocks, and each tensor's parts: its first group, and how many it
+/// has. Of few blocks there are no groups, and each is a part.
+fn grouped(blocks: &[[u32; 2]]) -> (Vec<[u32; 2]>, Vec<[u32; 2]>) {
+    if blocks.iter().map(|[_, count]| u64::from(*count)).sum::<u64>() <= MOST_PARTS {
+        return (Vec::new(), blocks.to_vec());
+    }
+    let mut groups = Vec::new();
+    let of_tensor = |[first, count]: &[u32; 2]| {
+        let start = groups.len() as u32;
+        groups.extend((0..*count).step_by(GROUP as usize).map(|at| [first + at, GROUP.min(count - at)]));
+        [start, groups.len() as u32 - start]
+    };
+    let parts = blocks.iter().map(of_tensor).collect();
+    (groups, parts)
+}
+
 fn window_limit(limits: &DeviceLimits) -> u64 {
     limits.binding.min(WINDOW_CAP) / VECTOR * VECTOR
 }

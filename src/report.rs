@@ -10,7 +10,8 @@ pub struct Report {
     pub steps_skipped: u64,
     /// Whether this step was skipped.
     pub skipped: bool,
-    /// Non-finite gradient elements that this step found; 0 where they are not tested for.
+    /// Non-finite gradient elements that this step found, 2³² − 1 at most on the GPU; 0 where they are not tested for. Under
+    /// `"zero"` of all its micro-batches so far (of those since a state was loaded), under `"skip"` of their sum.
     pub nonfinite: u64,
     /// The learning rate of `[optimizer]` at this step.
     pub lr: f64,

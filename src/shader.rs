@@ -87,6 +87,7 @@ pub fn scan(variant: &Variant, gradient: &GradientConfig, access: Access) -> Ker
     constants.push(("NORM", flag(gradient.needs_norm() || gradient.clip_tensor_norm.is_some())));
     constants.push(("LARGEST", flag(gradient.clip_max_abs.is_some())));
     constants.push(("ZEROS", 0.0));
+    constants.push(("COUNT_EACH", flag(gradient.counts_each())));
     constants.push(("TEST_NONFINITE", flag(gradient.on_nonfinite != OnNonfinite::Propagate)));
     kernel(source, "scan", constants)
 }
@@ -98,12 +99,25 @@ pub fn watch(variant: &Variant, gradient: &GradientConfig, access: Access) -> Ke
         if ["NORM", "LARGEST", "ZEROS", "TEST_NONFINITE"].contains(name) {
             *value = 1.0;
         }
+        // Of completed steps only.
+        if *name == "COUNT_EACH" {
+            *value = 0.0;
+        }
     }
     kernel
 }
 
+/// The kernel that adds parts up by group of blocks.
+pub fn sum_groups() -> Kernel {
+    let mut source = String::new();
+    source.push_str(file!("sum_groups.wgsl"));
+    add_sums(&mut source);
+    source.push_str(file!("settings.wgsl"));
+    kernel(source, "sum_groups", Vec::new())
+}
+
 /// The kernel that adds parts up by tensor.
-pub fn sums() -> Kernel {
+pub fn sum_tensors() -> Kernel {
     let mut source = String::new();
     source.push_str(file!("sum_tensors.wgsl"));
     add_sums(&mut source);
@@ -156,6 +170,7 @@ pub fn prepare(plan: &Plan) -> Kernel {
         ("EMA_WARMUP", flag(plan.ema.as_ref().is_some_and(|ema| ema.warmup))),
         ("SCAN", flag(gradient.needs_scan())),
         ("BY_TENSOR", flag(gradient.by_tensor())),
+        ("COUNT_EACH", flag(gradient.counts_each())),
         ("SKIP", flag(gradient.on_nonfinite == OnNonfinite::Skip)),
         ("CLIP_NORM", flag(gradient.clip_global_norm.is_some())),
         ("NORMALIZE_NORM", flag(gradient.normalize_global_norm.is_some())),

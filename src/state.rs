@@ -5,6 +5,8 @@ use std::collections::HashMap;
 use crate::options::check;
 use crate::rates::RatesState;
 use crate::schedule::PlateauState;
+#[cfg(feature = "checkpoint")]
+use crate::step::ACCUMULATOR;
 use crate::step::Plan;
 use crate::storage::{Q8_BLOCK, StateFormat, q8_codes};
 use crate::{Error, Result, loss_scale};
@@ -80,6 +82,21 @@ impl SlotStorage {
     }
 }
 
+#[cfg(feature = "checkpoint")]
+impl OptimizerState {
+    /// Takes the loss scale out of the sums of micro-batches.
+    pub(crate) fn unscale_sums(&mut self) {
+        if self.loss_scale == 1.0 {
+            return;
+        }
+        let unscale = (1.0 / self.loss_scale) as f32;
+        let slots = self.tensors.iter_mut().flat_map(|tensor| &mut tensor.slots);
+        for (_, sum) in slots.filter(|(name, _)| name == ACCUMULATOR) {
+            sum.iter_mut().for_each(|x| *x *= unscale);
+        }
+    }
+}
+
 impl<F> TensorState<F> {
     /// The scales that a slot's values were stored at, if they were in q8.
     pub fn scales(&self, slot: &str) -> Option<&[f32]> {
@@ -129,6 +146,13 @@ impl<F> OptimizerState<F> {
             rates: self.rates.clone(),
             tensors: tensors.collect(),
         }
+    }
+
+    /// The sums of micro-batches, by tensor.
+    #[cfg(feature = "checkpoint")]
+    pub(crate) fn sums(&self) -> impl Iterator<Item = &[F]> {
+        let slots = self.tensors.iter().flat_map(|tensor| &tensor.slots);
+        slots.filter(|(name, _)| name == ACCUMULATOR).map(|(_, values)| values.as_slice())
     }
 
     /// The tensor of that name.

@@ -120,7 +120,8 @@ fn kernels() -> Vec<(String, Kernel)> {
             all.push((name, kernel));
         }
     };
-    add("sums".to_owned(), shader::sums());
+    add("sum_groups".to_owned(), shader::sum_groups());
+    add("sum_tensors".to_owned(), shader::sum_tensors());
     add("fold lines".to_owned(), shader::fold_lines());
     add("rows".to_owned(), shader::rows());
     add("keep".to_owned(), shader::keep());

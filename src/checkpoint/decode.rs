@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
-use super::metadata::{Reader, rule_of, steps_of};
+use super::metadata::{Reader, Version, rule_of, steps_of};
 use super::{Checkpoint, TensorParams, dtype_of, scales_of};
 use crate::state::{OptimizerState, SlotStorage, TensorState};
 use crate::step::{MASTER, Plan, PlannedTensor};
@@ -44,7 +44,10 @@ impl Checkpoint {
             convert,
         };
         let mut params = file.metadata.has_params().then(|| file.params(plan));
-        let state = file.state(plan, params.as_deref_mut());
+        let mut state = file.state(plan, params.as_deref_mut());
+        if file.metadata.version < Version::V3 {
+            state.unscale_sums();
+        }
         let extra = file.metadata.extra();
         let File { metadata, rest, .. } = file;
         let mut problems = metadata.problems;

@@ -11,8 +11,33 @@ use crate::{Error, Result};
 
 /// What the metadata calls the format.
 const FORMAT: &str = "wgpu-optim";
-/// The version that this library writes and reads.
-const VERSION: &str = "2";
+/// The versions that this library reads: what each writes in its own way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Version {
+    /// Sums of micro-batches are of gradients times the loss scale.
+    V2,
+    /// They are without it.
+    V3,
+}
+
+impl Version {
+    /// The oldest that can hold the state: older readers refuse what they would take for something else.
+    fn of(state: &OptimizerState) -> Self {
+        if state.loss_scale != 1.0 && state.sums().any(|sum| sum.iter().any(|x| *x != 0.0)) {
+            Self::V3
+        } else {
+            Self::V2
+        }
+    }
+
+    fn text(self) -> &'static str {
+        match self {
+            Self::V2 => "2",
+            Self::V3 => "3",
+        }
+    }
+}
+
 /// What the caller's own keys start with. Names of tensors stand last in a key for the same reason: no name
 /// makes one key of two.
 const EXTRA: &str = "extra:";
@@ -41,7 +66,7 @@ fn weight_sum_of(tensor: &str) -> String {
 pub fn write(state: &OptimizerState, params: bool, extra: &BTreeMap<String, String>) -> BTreeMap<String, String> {
     let mut pairs = vec![
         ("format".to_owned(), FORMAT.to_owned()),
-        ("version".to_owned(), VERSION.to_owned()),
+        ("version".to_owned(), Version::of(state).text().to_owned()),
         ("parameters".to_owned(), params.to_string()),
         ("steps_taken".to_owned(), state.steps_taken.to_string()),
         ("steps_skipped".to_owned(), state.steps_skipped.to_string()),
@@ -79,6 +104,7 @@ pub fn write(state: &OptimizerState, params: bool, extra: &BTreeMap<String, Stri
 /// The metadata of a file, and all that is wrong with what was read of it.
 pub struct Reader<'a> {
     map: &'a HashMap<String, String>,
+    pub version: Version,
     pub problems: Vec<String>,
 }
 
@@ -90,12 +116,13 @@ impl<'a> Reader<'a> {
         let Some(map) = header.metadata().as_ref() else {
             return invalid("no metadata: not an optimizer state".to_owned());
         };
-        match (map.get("format").map(String::as_str), map.get("version").map(String::as_str)) {
-            (Some(FORMAT), Some(VERSION)) => Ok(Self { map, problems: Vec::new() }),
-            (Some(FORMAT), version) => {
-                invalid(format!("version {:?} of the state, expected {VERSION:?}", version.unwrap_or("")))
-            }
-            _ => invalid("not a wgpu-optim state: the metadata's \"format\" says otherwise".to_owned()),
+        if map.get("format").map(String::as_str) != Some(FORMAT) {
+            return invalid("not a wgpu-optim state: the metadata's \"format\" says otherwise".to_owned());
+        }
+        let given = map.get("version").map_or("", String::as_str);
+        match [Version::V2, Version::V3].into_iter().find(|version| version.text() == given) {
+            Some(version) => Ok(Self { map, version, problems: Vec::new() }),
+            None => invalid(format!("version {given:?} of the state, expected \"2\" or \"3\"")),
         }
     }
 

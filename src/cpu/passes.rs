@@ -74,20 +74,29 @@ fn settings(plan: &Plan) -> UpdateSettings {
     }
 }
 
-/// Adds gradients to those of earlier micro-batches.
-pub fn accumulate<F: Element>(dense: &mut [Dense<'_, F>], plan: &Plan) {
+/// Adds gradients to those of earlier micro-batches, each without the loss scale that it has. Gives the number of elements
+/// that are not finite, where such are left out.
+pub fn accumulate<F: Element>(dense: &mut [Dense<'_, F>], plan: &Plan, unscale: f64) -> u64 {
     let zeroes = plan.gradient.on_nonfinite == OnNonfinite::Zero;
+    let unscale = F::of(unscale);
+    let mut left_out = 0;
     for d in dense {
         let Some(sum) = &mut d.accumulated else { continue };
         let chunks: Vec<_> = sum.chunks_mut(TASK).zip(d.gradient.chunks(TASK)).collect();
-        map(chunks, |(sum, gradient)| {
+        let counts = map(chunks, |(sum, gradient)| {
+            let mut left_out = 0u64;
             for (sum, &g) in sum.iter_mut().zip(gradient) {
                 if g.is_finite() || !zeroes {
-                    *sum = *sum + g;
+                    *sum = *sum + g * unscale;
+                } else {
+                    left_out += 1;
                 }
             }
+            left_out
         });
+        left_out += counts.iter().sum::<u64>();
     }
+    left_out
 }
 
 /// Starts the next sum of micro-batches.

@@ -19,9 +19,9 @@ pub struct Lines {
     /// Values by line, the headers first.
     pub values: wgpu::Buffer,
     /// What goes by units, by rows and columns, and by the rows' averages.
-    pub units: Option<Sum>,
-    pub gradients: Option<Sum>,
-    pub rows: Option<Sum>,
+    pub units: Option<LineSum>,
+    pub gradients: Option<LineSum>,
+    pub rows: Option<LineSum>,
     /// Adds the rows' averages up; the other sums are the spans' own.
     pub sum_rows: wgpu::ComputePipeline,
     pub fold: wgpu::ComputePipeline,
@@ -31,7 +31,7 @@ pub struct Lines {
 
 /// One sum along lines, and what is made of it.
 #[derive(Debug)]
-pub struct Sum {
+pub struct LineSum {
     pub tables: wgpu::BindGroup,
     pub fold: wgpu::BindGroup,
     pub folds: u32,
@@ -97,7 +97,7 @@ impl Lines {
         let values =
             gpu.buffer("values by line", tables.words * 4, usage | BufferUsages::COPY_SRC | BufferUsages::COPY_DST)?;
         gpu.put(&values, 0, cast_slice(&tables.headers))?;
-        let sum = |by: ByLine, stage: &Stage| -> Result<Option<Sum>> {
+        let sum = |by: ByLine, stage: &Stage| -> Result<Option<LineSum>> {
             if stage.jobs.is_empty() {
                 return Ok(None);
             }
@@ -105,7 +105,7 @@ impl Lines {
             let jobs = gpu.buffer_of("line jobs", cast_slice(&stage.jobs), usage)?;
             let folds = gpu.buffer_of("line folds", cast_slice(&stage.folds), usage)?;
             let Shared { settings, verdicts, lanes } = shared;
-            Ok(Some(Sum {
+            Ok(Some(LineSum {
                 // The bindings say how many of these there are.
                 tables: gpu.bind_all(
                     "lines",

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use super::context::Gpu;
 use super::pipelines::{Author, Bindings, Wanted};
-use super::tables;
-use super::{bindings, by_line};
+use super::{bindings, by_line, sums, tables};
+use crate::layout::Layout;
 use crate::shader::{self, Access, ByLine, Kernel};
 use crate::step::Plan;
 use crate::storage::StateFormat;
@@ -14,6 +14,8 @@ use crate::{Result, rules};
 #[derive(Debug)]
 pub struct Kernels {
     pub prepare: wgpu::ComputePipeline,
+    /// By group of blocks, where there are some.
+    pub sum_groups: Option<wgpu::ComputePipeline>,
     pub sum: wgpu::ComputePipeline,
     /// Whether kernels that look at the steps' health are wanted.
     watched: bool,
@@ -43,12 +45,22 @@ pub struct SpanKernels {
 type Place = fn(&mut SpanKernels) -> &mut Option<wgpu::ComputePipeline>;
 
 impl Kernels {
-    pub fn new(gpu: &Gpu, plan: &Plan) -> Result<Self> {
+    pub fn new(gpu: &Gpu, plan: &Plan, layout: &Layout) -> Result<Self> {
         let workgroup = gpu.workgroup_size();
-        let prepare = shader::prepare(plan).with_workgroup(workgroup);
+        // Each tensor can come to have a lane of its own.
+        let decided = layout.parts() + 2 * plan.tensors.len() + plan.groups.len();
+        let prepare = shader::prepare(plan).with_workgroup(sums::workgroup(gpu, decided));
         let prepare = gpu.pipeline(prepare, Author::Ours, &[tables::prepare_bindings()])?;
-        let sum = gpu.pipeline(shader::sums().with_workgroup(workgroup), Author::Ours, &[tables::sum_bindings()])?;
-        Ok(Self { prepare, sum, watched: false, workgroup, spans: HashMap::new() })
+        let build = |kernel: Kernel| gpu.pipeline(kernel, Author::Ours, &[sums::bindings()]);
+        let grouped = !layout.groups.is_empty();
+        Ok(Self {
+            prepare,
+            sum_groups: grouped.then(|| build(shader::sum_groups().with_workgroup(workgroup))).transpose()?,
+            sum: build(shader::sum_tensors().with_workgroup(sums::workgroup(gpu, layout.most_parts())))?,
+            watched: false,
+            workgroup,
+            spans: HashMap::new(),
+        })
     }
 
     /// Forgets what was built for spans, and builds kernels that look at their health too, or not.

@@ -15,6 +15,9 @@ use crate::{Error, Result};
 /// enough to spread.
 const JOB: u64 = 16_384;
 
+/// Stretches of a line at most: one thread adds their sums up. Longer ones are read by more rounds of a job instead.
+const STRETCHES: u64 = 4096;
+
 /// Lines that lie side by side and that a workgroup takes together: their elements fill a cache line.
 const SIDE_BY_SIDE: u64 = 64;
 
@@ -146,7 +149,8 @@ impl LineTables {
     /// A set of lines in a tensor of that many parts, with room for its sums.
     fn set(&mut self, tensor: usize, kind: u32, lines: Lines, out_at: u32, parts: u32) -> Set {
         let threads = threads(lines);
-        let steps = (JOB / u64::from(WORKGROUP / threads)).min(lines.length).max(1);
+        let steps =
+            (JOB / u64::from(WORKGROUP / threads)).max(lines.length.div_ceil(STRETCHES)).min(lines.length).max(1);
         // An empty tensor has neither parts nor stretches.
         let parts = (parts + lines.length.div_ceil(steps) as u32).saturating_sub(1);
         let set = LineSet {
@@ -338,6 +342,19 @@ mod tests {
         assert!(layout.windows.len() > 10);
         let bytes = tables.partials * 16;
         assert!(bytes < 2 * 131_072 * 4096 * 4 / 20, "{bytes} bytes of sums");
+    }
+
+    #[test]
+    fn no_thread_goes_more_rounds_than_a_driver_allows() {
+        // Software Vulkan ends the loops of an invocation after 65,535 rounds in all.
+        for shape in [[1 << 27, 2], [2, 1 << 27], [1 << 22, 64]] {
+            let (tables, ..) = tables(&[&shape], 1 << 30);
+            for set in &tables.sets {
+                // Of a job, two for units; of the thread that adds the parts up, likewise.
+                assert!(2 * set.steps.div_ceil(set.threads) < 65_535, "{set:?}");
+                assert!(2 * set.parts < 65_535, "{set:?}");
+            }
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use super::optimizer::Optimizer;
 use super::windows::placement;
-use super::{bindings, by_line, lines::LineTables, reports, step_table, tables};
+use super::{bindings, by_line, lines::LineTables, reports, step_table, sums, tables};
 use crate::Result;
 use crate::config::OptimizerConfig;
 use crate::layout::{ArenaLayout, DeviceLimits, GradientPlace, Layout};
@@ -57,6 +57,7 @@ impl Optimizer {
         let tables = [
             step_table::Places::of(&plan).bytes(),
             tables::Sizes::of(&plan, &layout).total(),
+            sums::bytes(&layout),
             lines.map_or(0, |tables| by_line::bytes(&tables)),
             bindings::bytes(&layout, &dispatches),
             reports::bytes(&plan),

@@ -79,7 +79,7 @@ impl Optimizer {
         let cache = DispatchCache::new(gpu, &layout, plan.gradient.accumulates())?;
         let mut optimizer = Self {
             reports: Reports::new(gpu, &plan)?,
-            kernels: Kernels::new(gpu, &plan)?,
+            kernels: Kernels::new(gpu, &plan, &layout)?,
             gpu: gpu.clone(),
             config: config.clone(),
             plan: Arc::new(plan),

@@ -1,8 +1,9 @@
 //! One step, recorded.
 
 use super::bindings::BoundDispatch;
-use super::by_line::{Lines, Sum};
+use super::by_line::{LineSum, Lines};
 use super::kernels::{Kernels, SpanKernels};
+use super::sums::Sum;
 use super::tables::{Tables, Watch};
 use crate::layout::DeviceLimits;
 use crate::step::{Pass, Plan};
@@ -26,8 +27,12 @@ impl Recorder<'_> {
         }
         for kind in self.plan.passes() {
             match kind {
-                Pass::Scan => self.scan(pass, &self.tables.scan, |k| k.scan.as_ref()),
-                Pass::SumGradients | Pass::SumWeights => self.sum(pass, &self.tables.sum, 1),
+                Pass::Scan => {
+                    self.scan(pass, &self.tables.scan, |k| k.scan.as_ref());
+                    self.sum_groups(pass, &self.tables.sum, 1);
+                }
+                Pass::SumGradients => self.sum_tensors(pass, &self.tables.sum, 1),
+                Pass::SumWeights => self.sum(pass, &self.tables.sum, 1),
                 Pass::Prepare => self.prepare(pass),
                 Pass::SumUnits | Pass::SumLines | Pass::SumRows => self.sum_lines(pass, kind),
                 Pass::ClipUnits | Pass::AverageLines | Pass::MeanRows => self.fold_lines(pass, kind),
@@ -83,15 +88,30 @@ impl Recorder<'_> {
     }
 
     /// `sets` of parts, one after the other.
-    fn sum(&self, pass: &mut wgpu::ComputePass<'_>, tables: &wgpu::BindGroup, sets: u32) {
+    fn sum(&self, pass: &mut wgpu::ComputePass<'_>, sum: &Sum, sets: u32) {
+        self.sum_groups(pass, sum, sets);
+        self.sum_tensors(pass, sum, sets);
+    }
+
+    /// Where there are so many blocks that they are added up by groups first.
+    fn sum_groups(&self, pass: &mut wgpu::ComputePass<'_>, sum: &Sum, sets: u32) {
+        if let (Some(groups), Some(pipeline)) = (&sum.groups, &self.kernels.sum_groups) {
+            let [x, y] = self.limits.dispatch(self.tables.parts());
+            pass.set_pipeline(pipeline);
+            pass.set_bind_group(0, groups, &[]);
+            pass.dispatch_workgroups(x, y, sets);
+        }
+    }
+
+    fn sum_tensors(&self, pass: &mut wgpu::ComputePass<'_>, sum: &Sum, sets: u32) {
         let [x, y] = self.limits.dispatch(self.plan.tensors.len() as u32);
         pass.set_pipeline(&self.kernels.sum);
-        pass.set_bind_group(0, tables, &[]);
+        pass.set_bind_group(0, &sum.tensors, &[]);
         pass.dispatch_workgroups(x, y, sets);
     }
 
     /// The sums of a pass along lines, and the tables that they are in.
-    fn line_sum(&self, kind: Pass) -> Option<(&Lines, &Sum)> {
+    fn line_sum(&self, kind: Pass) -> Option<(&Lines, &LineSum)> {
         let lines = self.tables.lines.as_ref()?;
         let sum = match kind {
             Pass::SumUnits | Pass::ClipUnits => &lines.units,

@@ -9,6 +9,7 @@ use crate::hyper::MAX_SCALARS;
 #[derive(Debug, Clone, Copy, Pod, Zeroable, Default)]
 pub struct Settings {
     pub blocks: u32,
+    pub parts: u32,
     pub tensors: u32,
     pub lanes: u32,
     pub rates_at: u32,
@@ -19,6 +20,7 @@ pub struct Settings {
     pub weight_clip: f32,
     pub weight_limit: f32,
     pub accumulate: u32,
+    pub mean: f32,
     pub growth_interval: u32,
     pub growth_factor: f32,
     pub backoff_factor: f32,

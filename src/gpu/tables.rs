@@ -11,6 +11,7 @@ use super::pipelines::{Bindings, Kind};
 use super::reports::FIRST_GENERATION;
 use super::rows::{BlockRow, Control, Lane, Partial, Settings, TensorRow, Verdict};
 use super::step_table::StepTable;
+use super::sums::{Stages, Sum};
 use super::upload::Writes;
 use crate::Result;
 use crate::hyper::Scalars;
@@ -24,7 +25,7 @@ pub struct Tables {
     pub loss_scale: wgpu::Buffer,
     pub prepare: wgpu::BindGroup,
     pub scan: wgpu::BindGroup,
-    pub sum: wgpu::BindGroup,
+    pub sum: Sum,
     pub measure: wgpu::BindGroup,
     pub update: wgpu::BindGroup,
     pub update_by_sums: wgpu::BindGroup,
@@ -43,6 +44,7 @@ pub struct Tables {
     /// At least one word, each 1.
     pub ones: wgpu::Buffer,
     partials: wgpu::Buffer,
+    stages: Stages,
     shared: Shared,
 }
 
@@ -73,11 +75,11 @@ struct Shared {
 #[derive(Debug)]
 pub struct Watch {
     pub scan: wgpu::BindGroup,
-    pub sum_gradients: wgpu::BindGroup,
+    pub sum_gradients: Sum,
     /// Of what updates add up to before they are made, for steps that depend on it.
-    pub sum_measures: wgpu::BindGroup,
+    pub sum_measures: Sum,
     pub update: wgpu::BindGroup,
-    pub sum_updates: wgpu::BindGroup,
+    pub sum_updates: Sum,
     pub gradient_partials: wgpu::Buffer,
     pub update_partials: wgpu::Buffer,
     pub gradient_sums: wgpu::Buffer,
@@ -115,10 +117,6 @@ pub fn measure_bindings(by_line: bool) -> Bindings {
     bindings.push((4, Kind::Write));
     bindings.extend(by_line.then_some((6, Kind::Read)));
     bindings
-}
-
-pub fn sum_bindings() -> Bindings {
-    vec![(0, Kind::Uniform), (1, Kind::Read), (2, Kind::Read), (3, Kind::Write)]
 }
 
 pub fn weigh_bindings() -> Bindings {
@@ -207,13 +205,14 @@ impl Tables {
                 spare: [0; 2],
             })
             .collect();
+        let stages = Stages::new(gpu, layout)?;
         let storage = BufferUsages::STORAGE;
         let blocks = gpu.buffer("blocks", sizes.blocks, storage | BufferUsages::COPY_DST)?;
         gpu.put(&blocks, 0, cast_slice(&rows))?;
         let tensor_rows: Vec<_> = (0..plan.tensors.len())
             .map(|t| {
                 let live = plan.is_live(t);
-                let [first_partial, partials] = if live { layout.partials_of(t) } else { [0; 2] };
+                let [first_partial, partials] = if live { layout.parts_of(t) } else { [0; 2] };
                 TensorRow {
                     lane: plan.tensors[t].group as u32,
                     live: live.into(),
@@ -238,6 +237,7 @@ impl Tables {
         let ema = plan.ema.clone().unwrap_or_default();
         let settings_row = Settings {
             blocks: rows.len() as u32,
+            parts: stages.count(),
             tensors: plan.tensors.len() as u32,
             lanes: table.lanes(),
             rates_at,
@@ -248,6 +248,7 @@ impl Tables {
             weight_clip: plan.weights.clip_value.unwrap_or(0.0) as f32,
             weight_limit: plan.weights.tensor_limit().unwrap_or(0.0) as f32,
             accumulate: gradient.accumulate as u32,
+            mean: gradient.mean() as f32,
             growth_interval: dynamic.growth_interval,
             growth_factor: dynamic.growth_factor as f32,
             backoff_factor: dynamic.backoff_factor as f32,
@@ -281,13 +282,13 @@ impl Tables {
 
         let group =
             |label: &str, bindings: &Bindings, buffers: &[&wgpu::Buffer]| gpu.bind_all(label, bindings, buffers);
-        let parts = if gradient.by_tensor() { &sums } else { &partials };
+        let parts = if gradient.by_tensor() { &sums } else { stages.parts(&partials) };
         let prepare = group(
             "prepare",
             &prepare_bindings(),
             &[&settings, parts, &tensors, &absent, table.buffer(), &control, &lanes, &verdicts, &loss_scale],
         )?;
-        let sum = group("sums", &sum_bindings(), &[&settings, &tensors, &partials, &sums])?;
+        let sum = stages.bind(gpu, [&settings, &tensors], partials.as_entire_binding(), sums.as_entire_binding())?;
         let weigh = group("weigh", &weigh_bindings(), &[&blocks, &settings, &verdicts, &partials])?;
         let swap = |before: Phase, after: Phase| {
             let tables = [&blocks, &settings, &control].map(|buffer| buffer.as_entire_binding());
@@ -340,8 +341,14 @@ impl Tables {
             turns,
             ones,
             partials,
+            stages,
             shared: Shared { blocks, verdicts, lanes },
         })
+    }
+
+    /// Parts of a sum that the tensors' sums are made of.
+    pub fn parts(&self) -> u32 {
+        self.rows.settings.parts
     }
 
     /// What a kernel binds that runs where that phase is to follow that one.
@@ -370,8 +377,7 @@ impl Tables {
             wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer, offset, size: wgpu::BufferSize::new(size) })
         };
         let sum = |parts: wgpu::BindingResource<'_>, sums: wgpu::BindingResource<'_>| {
-            let entries = [(0, settings.as_entire_binding()), (1, rows.as_entire_binding()), (2, parts), (3, sums)];
-            gpu.bind_group("watched sums", &gpu.layout(&sum_bindings())?, &entries)
+            self.stages.bind(gpu, [settings, rows], parts, sums)
         };
         Ok(Watch {
             scan: gpu.bind_all("watch", &scan_bindings(), &scanned)?,

@@ -206,6 +206,15 @@ fn eight_billion_elements_past_every_u32() {
 }
 
 #[test]
+fn many_small_tensors_are_groups_of_their_own() {
+    let tensors: Vec<Drawn> = (0..4200).map(|i| (if i % 70 == 69 { 300 * BLOCK } else { 5 }, 1, 0, 0, true)).collect();
+    let placements = placements(&tensors, 0);
+    let layout = Layout::new(&placements, &REAL).unwrap();
+    check_parts(&layout, &placements);
+    assert_eq!((layout.parts(), layout.most_parts()), (4200 + 60, 2));
+}
+
+#[test]
 fn more_blocks_than_a_kernel_can_index_are_an_error() {
     let (placements, _) = alone((u64::from(u32::MAX) + 1) * BLOCK, 0, true);
     let error = Layout::new(&placements, &REAL).unwrap_err();

@@ -4,7 +4,7 @@ use naga::{AddressSpace, StorageAccess, TypeInner};
 
 use super::*;
 use crate::gpu::pipelines::{Bindings, Kind};
-use crate::gpu::{bindings, by_line, keep, row_moves, tables};
+use crate::gpu::{bindings, by_line, keep, row_moves, sums, tables};
 use crate::layout::BUNDLE_ARRAYS;
 use crate::shader::ByLine;
 use crate::storage::StateFormat;
@@ -44,8 +44,9 @@ fn kernels_bind_what_the_layouts_declare() {
     let prepare = prepare();
     assert_eq!(groups(&prepare), 1);
     assert_eq!(bound(&prepare, 0), tables::prepare_bindings());
-    let sums = module(&shader::sums());
-    assert_eq!(bound(&sums, 0), tables::sum_bindings());
+    for kernel in [shader::sum_groups(), shader::sum_tensors()] {
+        assert_eq!(bound(&module(&kernel), 0), sums::bindings());
+    }
     assert_eq!(bound(&module(&shader::rows()), 0), row_moves::rows_bindings());
     assert_eq!(bound(&module(&shader::keep()), 0), keep::keep_bindings());
     assert_eq!(bound(&module(&shader::turn()), 0), keep::turn_bindings());
@@ -128,7 +129,7 @@ fn no_kernel_binds_more_storage_buffers_than_webgpu_promises() {
     let promised = wgpu::Limits::default().max_storage_buffers_per_shader_stage as usize;
     assert_eq!(promised, 8);
     let mut groups = vec![
-        vec![tables::sum_bindings()],
+        vec![sums::bindings()],
         vec![tables::prepare_bindings()],
         vec![bindings::unit_bindings(true), by_line::sum_bindings(false)],
         vec![bindings::scan_bindings(None, true), by_line::sum_bindings(true)],

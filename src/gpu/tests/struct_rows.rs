@@ -113,6 +113,7 @@ fn constant(module: &naga::Module, name: &str) -> f64 {
 fn rows_equal_the_structs_of_every_kernel() {
     let settings = members!(Settings {
         blocks,
+        parts,
         tensors,
         lanes,
         rates_at,
@@ -123,6 +124,7 @@ fn rows_equal_the_structs_of_every_kernel() {
         weight_clip,
         weight_limit,
         accumulate,
+        mean,
         growth_interval,
         growth_factor,
         backoff_factor,
@@ -206,7 +208,8 @@ fn rows_equal_the_structs_of_every_kernel() {
     let kernels = [
         shader::scan(code, gradient, access),
         shader::scan(code, gradient, Access { bundle: BUNDLE, ..access }),
-        shader::sums(),
+        shader::sum_groups(),
+        shader::sum_tensors(),
         shader::prepare(&plan),
         shader::measure(code, gradient, access),
         shader::update(code, gradient, weights, access, true),

@@ -17,6 +17,7 @@ pub fn check(placements: &[Placement], gradients: &[Option<GradientPlace>], limi
     let layout = Layout::new(placements, limits).unwrap();
     let by_tensor: HashMap<usize, &Placement> = placements.iter().map(|p| (p.tensor, p)).collect();
     check_blocks(&layout, placements);
+    check_parts(&layout, placements);
     for window in &layout.windows {
         check_window(&layout, window, &by_tensor, limits);
     }
@@ -50,6 +51,29 @@ pub fn check_blocks(layout: &Layout, placements: &[Placement]) {
         assert_eq!(next, p.elements);
     }
     assert!(of_tensor.is_empty());
+}
+
+/// Every block's part of a sum is in exactly one part of its tensor's, in the tensors' order.
+pub fn check_parts(layout: &Layout, placements: &[Placement]) {
+    let grouped = layout.blocks.len() as u64 > MOST_PARTS;
+    assert_eq!(!layout.groups.is_empty(), grouped);
+    assert_eq!(layout.parts(), if grouped { layout.groups.len() } else { layout.blocks.len() });
+    let mut order: Vec<_> = placements.iter().collect();
+    order.sort_by_key(|p| p.tensor);
+    let (mut next_part, mut next_block) = (0, 0);
+    for p in order {
+        let [first, count] = layout.parts_of(p.tensor);
+        assert_eq!(first, next_part);
+        next_part += count;
+        let end = next_block + p.elements.div_ceil(BLOCK) as u32;
+        for part in first..next_part {
+            let [block, blocks] = if grouped { layout.groups[part as usize] } else { [part, 1] };
+            assert!(block == next_block && (1..=GROUP).contains(&blocks));
+            next_block += blocks;
+        }
+        assert_eq!(next_block, end);
+    }
+    assert_eq!(next_part as usize, layout.parts());
 }
 
 /// A window is within the limits, and its blocks are where their tensors are and within its binding.
