@@ -14,9 +14,14 @@ use crate::{Result, rules};
 
 #[cfg(feature = "serde")]
 mod document;
+#[cfg(feature = "serde")]
+mod serialize;
+mod tables;
+
+pub use tables::Difference;
 
 /// The whole configuration of an optimizer. With the `serde` feature it is read from any format,
-/// such as TOML, in the shape that `docs/configuration.md` lists.
+/// such as TOML, in the shape that `docs/configuration.md` lists, and written in the same.
 ///
 /// ```
 /// use wgpu_optim::{Group, OptimizerConfig, rules::AdamW, schedule::Cosine};

@@ -343,6 +343,7 @@ impl<F: Element> CpuOptimizer<F> {
             good_steps: self.good_steps.into(),
             ema_interval: self.plan.ema.as_ref().map(|ema| ema.interval),
             plateau: self.rates.plateau(),
+            config: Some(self.plan.config.to_string()),
             rates: self.rates.state(),
             tensors: Vec::new(),
         }

@@ -38,7 +38,7 @@ pub mod weights;
 mod wide;
 
 pub use checkpoint::{Checkpoint, TensorParams};
-pub use config::{CommonOptions, Group, OptimizerConfig};
+pub use config::{CommonOptions, Difference, Group, OptimizerConfig};
 pub use ema::EmaConfig;
 pub use error::{Error, Result};
 pub use float::Float;

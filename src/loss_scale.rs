@@ -80,9 +80,8 @@ impl OptionField for LossScale {
         "a number, or a table with any of init, growth_factor, backoff_factor, growth_interval";
     fn from_value(value: &OptionValue) -> Option<Self> {
         let table = match value {
-            OptionValue::Number(scale) => return Some(Self::Fixed(*scale)),
             OptionValue::Table(table) => table,
-            _ => return None,
+            other => return other.number().map(Self::Fixed),
         };
         let mut dynamic = DynamicScale::default();
         for (key, value) in table {
@@ -90,7 +89,7 @@ impl OptionField for LossScale {
                 "init" => dynamic.init = *value,
                 "growth_factor" => dynamic.growth_factor = *value,
                 "backoff_factor" => dynamic.backoff_factor = *value,
-                "growth_interval" if value.fract() == 0.0 && (0.0..4e9).contains(value) => {
+                "growth_interval" if value.fract() == 0.0 && (0.0..=u32::MAX.into()).contains(value) => {
                     dynamic.growth_interval = *value as u32;
                 }
                 _ => return None,

@@ -12,6 +12,8 @@ pub enum OptionValue {
     Bool(bool),
     /// Any number; whole numbers are numbers too.
     Number(f64),
+    /// A whole number that an `f64` would round.
+    Whole(u64),
     /// A list of numbers, such as `betas`.
     Numbers(Vec<f64>),
     /// A word, such as `on_nonfinite = "skip"`.
@@ -48,11 +50,11 @@ impl<'de> serde::de::Visitor<'de> for ValueVisitor {
     }
 
     fn visit_i64<E>(self, v: i64) -> Result<OptionValue, E> {
-        Ok(OptionValue::Number(v as f64))
+        Ok(u64::try_from(v).map_or(OptionValue::Number(v as f64), OptionValue::whole))
     }
 
     fn visit_u64<E>(self, v: u64) -> Result<OptionValue, E> {
-        Ok(OptionValue::Number(v as f64))
+        Ok(OptionValue::whole(v))
     }
 
     fn visit_f64<E>(self, v: f64) -> Result<OptionValue, E> {
@@ -91,12 +93,34 @@ impl std::fmt::Display for OptionValue {
         match self {
             Self::Bool(v) => write!(f, "{v}"),
             Self::Number(v) => write!(f, "{v:?}"),
+            Self::Whole(v) => write!(f, "{v}"),
             Self::Numbers(v) => write!(f, "{v:?}"),
             Self::Text(v) => write!(f, "{v:?}"),
             Self::Table(v) => write!(f, "{v:?}"),
         }
     }
 }
+
+impl OptionValue {
+    fn whole(v: u64) -> Self {
+        match v as f64 {
+            // The cast back saturates, so what was rounded up to 2^64 is told apart.
+            x if x < TWO_TO_64 && x as u64 == v => Self::Number(x),
+            _ => Self::Whole(v),
+        }
+    }
+
+    /// The number that it is, rounded if it must be.
+    pub(crate) fn number(&self) -> Option<f64> {
+        match self {
+            Self::Number(v) => Some(*v),
+            Self::Whole(v) => Some(*v as f64),
+            _ => None,
+        }
+    }
+}
+
+const TWO_TO_64: f64 = 18_446_744_073_709_551_616.0;
 
 impl From<f64> for OptionValue {
     fn from(v: f64) -> Self {
@@ -162,10 +186,7 @@ pub trait OptionField: Sized {
 impl OptionField for f64 {
     const EXPECTED: &'static str = "a number";
     fn from_value(value: &OptionValue) -> Option<Self> {
-        match value {
-            OptionValue::Number(v) => Some(*v),
-            _ => None,
-        }
+        value.number()
     }
     fn to_value(&self) -> Option<OptionValue> {
         Some(OptionValue::Number(*self))
@@ -176,15 +197,13 @@ impl OptionField for u64 {
     const EXPECTED: &'static str = "a whole number, at least 0";
     fn from_value(value: &OptionValue) -> Option<Self> {
         match value {
-            // Whole numbers above 2^53 are not exact in a float; no option comes near.
-            OptionValue::Number(v) if v.fract() == 0.0 && (0.0..=9.007_199_254_740_992e15).contains(v) => {
-                Some(*v as u64)
-            }
+            OptionValue::Number(v) if v.fract() == 0.0 && (0.0..TWO_TO_64).contains(v) => Some(*v as u64),
+            OptionValue::Whole(v) => Some(*v),
             _ => None,
         }
     }
     fn to_value(&self) -> Option<OptionValue> {
-        Some(OptionValue::Number(*self as f64))
+        Some(OptionValue::whole(*self))
     }
 }
 
@@ -227,6 +246,7 @@ impl OptionField for Vec<u64> {
         }
     }
     fn to_value(&self) -> Option<OptionValue> {
+        // Steps of a run: none comes near 2^53, from where on a float would round them.
         Some(OptionValue::Numbers(self.iter().map(|x| *x as f64).collect()))
     }
 }

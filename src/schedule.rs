@@ -70,6 +70,11 @@ macro_rules! list {
             fn as_options(&mut self) -> &mut dyn Options {
                 match self { $(Self::$variant(options) => options,)* }
             }
+
+            /// Its options with their present values.
+            pub(crate) fn options(&self) -> Vec<(&'static str, Option<OptionValue>)> {
+                match self { $(Self::$variant(options) => options.options(),)* }
+            }
         }
 
         $(impl From<$variant> for Schedule {

@@ -30,6 +30,9 @@ pub struct OptimizerState<F = f32> {
     pub ema_interval: Option<u64>,
     /// What a `plateau` schedule remembers.
     pub plateau: PlateauState,
+    /// The configuration that it was made under, as [`OptimizerConfig::to_toml`](crate::OptimizerConfig::to_toml)
+    /// writes it, where that is known. It is there to be compared, and does not decide how the state is loaded.
+    pub config: Option<String>,
     /// Rates that were set at run time; `None` where all are as configured.
     pub rates: Option<RatesState>,
     /// The tensors that are not frozen, in the caller's order.
@@ -116,6 +119,7 @@ impl<F> Default for OptimizerState<F> {
             good_steps: 0,
             ema_interval: None,
             plateau: PlateauState::default(),
+            config: None,
             rates: None,
             tensors: Vec::new(),
         }
@@ -143,6 +147,7 @@ impl<F> OptimizerState<F> {
             good_steps: self.good_steps,
             ema_interval: self.ema_interval,
             plateau: self.plateau,
+            config: self.config.clone(),
             rates: self.rates.clone(),
             tensors: tensors.collect(),
         }

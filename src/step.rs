@@ -9,6 +9,8 @@ mod passes;
 mod slots;
 mod variant;
 
+use std::sync::Arc;
+
 use globset::Glob;
 
 use crate::config::{CommonOptions, OptimizerConfig};
@@ -46,6 +48,8 @@ pub struct Plan {
     pub schedule: Schedule,
     /// Seed of what is rounded stochastically.
     pub seed: u64,
+    /// The configuration, as [`OptimizerConfig::to_toml`] writes it.
+    pub config: Arc<str>,
     /// What tensors that are updated need. Asked for at every step, so found once.
     needs: Needs,
 }
@@ -159,6 +163,7 @@ impl Plan {
             ema: config.ema.clone(),
             schedule: config.schedule.clone(),
             seed: config.storage.seed,
+            config: config.to_toml().into(),
         })
     }
 

@@ -320,3 +320,29 @@ fn a_file_of_another_kind_is_an_error_that_says_so() {
     );
     says(&plain.unwrap(), &["not an optimizer state"]);
 }
+
+#[test]
+fn the_configuration_stands_in_the_state() {
+    let config = adamw().group(Group::matching("*.1").set("lr", 0.25)).clip_global_norm(1.0);
+    let mut on_gpu = model(&config, &values(1), Place::Arena);
+    let on_cpu = Run::<f32>::new(&config, &specs(), &values(1));
+    let text = config.to_toml();
+    assert_eq!(through_a_file(&on_gpu).config.as_deref(), Some(text.as_str()));
+    assert_eq!(on_cpu.optimizer.state().config, Some(text.clone()));
+    assert_eq!(config.differences(&toml::from_str(&text).unwrap()), []);
+
+    // It is the present one's, whatever was loaded.
+    let other = adamw();
+    let tensors = on_gpu.optimizer.tensors().to_vec();
+    on_gpu.optimizer.reconfigure(&other, tensors).unwrap();
+    on_gpu.optimizer.load_state(&on_cpu.optimizer.state()).unwrap();
+    assert_eq!(on_gpu.optimizer.state_blocking().unwrap().config, Some(other.to_toml()));
+
+    // Without it, as in files of earlier versions, a state is one all the same.
+    let bare = OptimizerState { config: None, ..on_cpu.optimizer.state() };
+    let bytes = bare.to_safetensors().unwrap();
+    assert!(!String::from_utf8_lossy(&bytes[..2000]).contains("[optimizer]"));
+    let read = OptimizerState::from_safetensors(&bytes, on_cpu.optimizer.plan()).unwrap();
+    assert_eq!(read, bare);
+    on_gpu.optimizer.load_state(&read).unwrap();
+}

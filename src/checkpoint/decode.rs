@@ -34,6 +34,16 @@ impl Checkpoint {
         Self::read(bytes, plan, true)
     }
 
+    /// The configuration that a file's bytes were written under, as TOML, if they say it. It needs no plan: what
+    /// reads the rest may be the plan of this very configuration.
+    ///
+    /// # Errors
+    /// [`Error::Safetensors`] if the bytes are no checkpoint.
+    pub fn config_from_safetensors(bytes: &[u8]) -> Result<Option<String>> {
+        let (_, header) = SafeTensors::read_metadata(bytes).map_err(invalid)?;
+        Ok(Reader::new(&header)?.config())
+    }
+
     fn read(bytes: &[u8], plan: &Plan, convert: bool) -> Result<Self> {
         let (_, header) = SafeTensors::read_metadata(bytes).map_err(invalid)?;
         let tensors = SafeTensors::deserialize(bytes).map_err(invalid)?;

@@ -38,6 +38,8 @@ impl Version {
     }
 }
 
+/// Where the configuration stands.
+const CONFIG: &str = "config";
 /// What the caller's own keys start with. Names of tensors stand last in a key for the same reason: no name
 /// makes one key of two.
 const EXTRA: &str = "extra:";
@@ -79,6 +81,8 @@ pub fn write(state: &OptimizerState, params: bool, extra: &BTreeMap<String, Stri
         ("plateau.cooldown".to_owned(), state.plateau.cooldown.to_string()),
     ];
     pairs.extend(state.ema_interval.map(|interval| ("ema.interval".to_owned(), interval.to_string())));
+    // A reader that does not know the key passes it over: no reason for another version.
+    pairs.extend(state.config.iter().map(|config| (CONFIG.to_owned(), config.clone())));
     pairs.extend(state.plateau.best.map(|best| ("plateau.best".to_owned(), exact(best))));
     if let Some(rates) = &state.rates {
         pairs.push(("rates.lr".to_owned(), exact(rates.lr)));
@@ -128,6 +132,11 @@ impl<'a> Reader<'a> {
 
     pub fn has(&self, key: &str) -> bool {
         self.map.contains_key(key)
+    }
+
+    /// The configuration, if it stands there.
+    pub fn config(&self) -> Option<String> {
+        self.map.get(CONFIG).cloned()
     }
 
     /// Whether the file holds parameters.
@@ -203,6 +212,7 @@ impl<'a> Reader<'a> {
                 bad_reports: self.long_count("plateau.bad_reports"),
                 cooldown: self.long_count("plateau.cooldown"),
             },
+            config: self.config(),
             rates: self.has("rates.lr").then(|| self.rates()),
             tensors: Vec::new(),
         }

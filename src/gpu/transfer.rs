@@ -321,6 +321,7 @@ impl Control {
             dynamic_scale: plan.gradient.has_dynamic_scale(),
             good_steps: self.good_steps.into(),
             ema_interval: plan.ema.as_ref().map(|ema| ema.interval),
+            config: Some(plan.config.to_string()),
             ..OptimizerState::default()
         }
     }
