@@ -1,4 +1,5 @@
-//! Any text as a run configuration: refused, or checked and good for a plan, rates and scalars that are numbers.
+//! Any text as a run configuration: refused, or checked, written and read back as the same, and good for a plan, rates and
+//! scalars that are numbers.
 
 #![no_main]
 
@@ -9,6 +10,8 @@ use wgpu_optim::{OptimizerConfig, TensorSpec};
 
 fuzz_target!(|text: &str| {
     let Ok(config) = toml::from_str::<OptimizerConfig>(text) else { return };
+    let again = toml::from_str::<OptimizerConfig>(&config.to_toml()).expect("what is written can be read");
+    assert_eq!(config.differences(&again), []);
     let specs = [TensorSpec::new("layer.weight", [3, 5]), TensorSpec::new("layer.bias", [5]), TensorSpec::new("w", [])];
     let Ok(plan) = Plan::new(&config, &specs) else { return };
     let mut rates = Rates::new(&plan);
