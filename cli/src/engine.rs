@@ -54,15 +54,28 @@ impl Engine {
         Ok(())
     }
 
-    /// Takes a step, or a micro-batch of one, with those gradients in the order of the tensors. Frozen
-    /// tensors need none.
+    /// Goes on with another configuration; state follows where the tensors' rules are the same.
+    pub fn reconfigure(&mut self, config: &OptimizerConfig) -> Result<()> {
+        match self {
+            Self::Gpu { arena, optimizer, .. } => optimizer.reconfigure(config, arena.tensors().to_vec())?,
+            Self::Cpu { optimizer, .. } => {
+                let specs: Vec<_> = optimizer.plan().tensors.iter().map(|t| t.spec.clone()).collect();
+                optimizer.reconfigure(config, &specs)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a step, or a micro-batch of one, with those gradients in the order of the tensors. A tensor without one
+    /// is left out of it.
     pub fn step(&mut self, gradients: &[Option<Vec<f32>>]) -> Result<Option<Report>> {
         match self {
             Self::Gpu { gpu, arena, optimizer } => {
-                for (tensor, values) in arena.tensors().iter().zip(gradients) {
+                for (index, (tensor, values)) in arena.tensors().iter().zip(gradients).enumerate() {
                     if let Some(values) = values {
                         arena.write_gradient(&tensor.spec.name, values)?;
                     }
+                    optimizer.set_gradient(index, tensor.gradient.clone().filter(|_| values.is_some()))?;
                 }
                 let mut encoder = gpu.device().create_command_encoder(&Default::default());
                 optimizer.step(&mut encoder)?;

@@ -27,6 +27,11 @@ impl Error {
         Self { code, message: "interrupted".to_owned() }
     }
 
+    /// The same error, and what more there is to say of it.
+    pub fn with(self, more: impl Display) -> Self {
+        Self { message: format!("{}: {more}", self.message), ..self }
+    }
+
     /// A file that cannot be used.
     pub fn file(path: &Path, problem: impl Display) -> Self {
         Self::input(format!("{}: {problem}", path.display()))

@@ -24,9 +24,10 @@ pub fn bytes(path: &Path) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// A file's text.
+/// A file's text, without the byte order mark that some editors put before it.
 pub fn text(path: &Path) -> Result<String> {
-    String::from_utf8(bytes(path)?).map_err(|_| Error::file(path, "is not UTF-8 text"))
+    let text = String::from_utf8(bytes(path)?).map_err(|_| Error::file(path, "is not UTF-8 text"))?;
+    Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
 }
 
 /// A run configuration.

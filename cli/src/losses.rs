@@ -6,13 +6,20 @@ use wgpu_optim::Schedule;
 use wgpu_optim::schedule::Kind;
 
 use crate::error::{Error, Result};
-use crate::input;
+use crate::{input, output};
 
 /// The losses of that many steps: needed by `plateau` and refused by any other kind of schedule.
 pub fn read(path: Option<&Path>, schedule: &Schedule, steps: u64) -> Result<Vec<f64>> {
     let losses = read_all(path, schedule)?;
-    let (Some(path), true) = (path, (losses.len() as u64) < steps) else { return Ok(losses) };
-    Err(Error::file(path, format!("{} losses for {steps} steps: every step needs one", losses.len())))
+    let Some(path) = path else { return Ok(losses) };
+    let given = losses.len() as u64;
+    if given < steps {
+        return Err(Error::file(path, format!("{given} losses for {steps} steps: every step needs one")));
+    }
+    if given > steps {
+        output::notice(&format!("{}: {given} losses for {steps} steps: the rest is not used", path.display()));
+    }
+    Ok(losses)
 }
 
 /// All losses of the file.
@@ -25,12 +32,14 @@ pub fn read_all(path: Option<&Path>, schedule: &Schedule) -> Result<Vec<f64>> {
     }
 }
 
-/// The numbers of a file, one a line.
+/// The numbers of a file, one a line; empty lines are none.
 fn numbers(path: &Path) -> Result<Vec<f64>> {
     let number = |(line, text): (usize, &str)| {
         let text = text.trim();
         text.parse()
             .map_err(|_| Error::file(path, format!("line {line} ({:?}): expected a number", input::quote(text))))
     };
-    (1..).zip(input::text(path)?.lines()).map(number).collect()
+    let text = input::text(path)?;
+    let lines = (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty());
+    lines.map(number).collect()
 }

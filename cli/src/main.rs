@@ -7,6 +7,7 @@ mod engine;
 mod error;
 mod health;
 mod input;
+mod interrupt;
 mod losses;
 mod network;
 mod output;
@@ -15,6 +16,7 @@ mod progress;
 mod race;
 mod readback;
 mod report;
+mod resuming;
 mod saving;
 mod storage;
 mod style;
@@ -24,7 +26,7 @@ mod variations;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use commands::{bench, completions, devices, replay, rules, schedule, train, verify};
 
@@ -46,7 +48,7 @@ Examples:
   wgpu-optim help replay                         more on a command
 
 Exit codes: 0 done, 1 a run went wrong or a check failed, 2 bad usage or input,
-130 ended by Ctrl-C. Files are written whole or not at all.";
+130 ended by Ctrl-C, 143 by SIGTERM. Files are written whole or not at all.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -62,11 +64,13 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    progress::watch_for_interrupts();
+    interrupt::watch();
+    let mut parser = Cli::command();
+    let matches = parser.get_matches_mut();
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let done = match cli.command {
         Command::Devices(args) => devices::run(&args),
-        Command::Train(args) => train::run(&args),
+        Command::Train(args) => train::run(&args, report::options(&parser, &matches)),
         Command::Replay(args) => replay::run(&args),
         Command::Rules(args) => rules::run(&args),
         Command::Schedule(args) => schedule::run(&args),

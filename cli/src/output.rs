@@ -1,11 +1,12 @@
 //! What a command prints and the files it writes.
 
 use std::io::{ErrorKind, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use wgpu_optim::files::Target;
 
 use crate::error::{Error, Result};
+use crate::interrupt::{self, Hold};
 
 /// Prints a result to stdout, with colours only on a terminal. A reader that has seen enough, such as
 /// `head`, is no error.
@@ -35,7 +36,7 @@ pub struct Outputs {
 }
 
 impl Outputs {
-    /// Checks before the work that the files can be written after it.
+    /// Checks before the work that the files can be written after it, as far as that can be known.
     pub fn new<'a>(paths: impl IntoIterator<Item = &'a Path>) -> Result<Self> {
         let mut targets: Vec<Target> = Vec::new();
         for path in paths {
@@ -43,14 +44,27 @@ impl Outputs {
             if targets.contains(&target) {
                 return Err(Error::file(path, "is named for two outputs"));
             }
+            check_writable(&target).map_err(|e| Error::file(path, format!("cannot be written: {e}")))?;
             targets.push(target);
         }
         Ok(Self { targets })
     }
 
+    /// The same, of a command that reads those files: none of them is written over.
+    pub fn sparing<'a>(self, inputs: impl IntoIterator<Item = &'a PathBuf>) -> Result<Self> {
+        for path in inputs {
+            if Target::new(path).is_ok_and(|target| self.targets.contains(&target)) {
+                return Err(Error::file(path, "is read, and named for an output too"));
+            }
+        }
+        Ok(self)
+    }
+
     /// Writes the files' contents, in the order of the paths.
     pub fn write(self, contents: &[Vec<u8>]) -> Result<()> {
         let fail = |target: &Target, e| Error::failed(format!("{}: {e}", target.path().display()));
+        // Ended now, it would leave files that are nobody's.
+        let hold = Hold::new();
         let mut drafts = Vec::new();
         for (target, bytes) in self.targets.iter().zip(contents) {
             drafts.push((target, target.write(bytes).map_err(|e| fail(target, e))?));
@@ -58,6 +72,13 @@ impl Outputs {
         for (target, draft) in drafts {
             draft.publish().map_err(|e| fail(target, e))?;
         }
-        Ok(())
+        drop(hold);
+        interrupt::check()
     }
+}
+
+/// Whether a file can be made beside the target.
+fn check_writable(target: &Target) -> std::io::Result<()> {
+    let _hold = Hold::new();
+    target.write(&[]).map(drop)
 }

@@ -4,6 +4,7 @@ pub mod race;
 pub mod training;
 
 use std::ops::Range;
+use std::path::Path;
 
 use plotters::coord::Shift;
 use plotters::coord::ranged1d::{AsRangedCoord, ValueFormatter};
@@ -30,6 +31,19 @@ const FONT: &str = "sans-serif";
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 type Drawn = std::result::Result<(), Box<dyn std::error::Error>>;
+
+/// Other kinds of pictures, by the ends of their names.
+const OTHERS: [&str; 10] = ["png", "jpg", "jpeg", "gif", "webp", "bmp", "tiff", "pdf", "eps", "ps"];
+
+/// Refuses a name that promises another kind of picture.
+pub fn check_name(path: Option<&Path>) -> Result<()> {
+    let Some(path) = path else { return Ok(()) };
+    let extension = path.extension().map(|extension| extension.to_ascii_lowercase());
+    match extension.filter(|extension| OTHERS.iter().any(|other| extension == other)) {
+        Some(_) => Err(Error::file(path, "pictures are drawn as SVG: name it .svg")),
+        None => Ok(()),
+    }
+}
 
 /// A line through points, or marks at them.
 #[derive(Debug, Clone)]

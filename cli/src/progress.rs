@@ -1,10 +1,6 @@
-//! How far a command is, on stderr where that is a terminal, and whether it is to stop.
-
-use std::sync::atomic::{AtomicBool, Ordering};
+//! How far a command is, on stderr where that is a terminal.
 
 use indicatif::{ProgressBar, ProgressStyle};
-
-use crate::error::{Error, Result};
 
 /// For commands that take longer than a moment.
 #[derive(Debug, Clone, Copy, clap::Args)]
@@ -41,12 +37,8 @@ impl Progress {
     }
 
     /// One more is done.
-    ///
-    /// # Errors
-    /// The user wants the command to stop.
-    pub fn inc(&self) -> Result<()> {
+    pub fn inc(&self) {
         self.bar.inc(1);
-        check()
     }
 
     pub fn message(&self, text: impl Into<String>) {
@@ -58,31 +50,4 @@ impl Drop for Progress {
     fn drop(&mut self) {
         self.bar.finish_and_clear();
     }
-}
-
-static INTERRUPTED: AtomicBool = AtomicBool::new(false);
-
-/// The code that shells give a program ended by Ctrl-C.
-const INTERRUPTED_CODE: u8 = 130;
-
-/// Makes the first Ctrl-C end the command at the next [`check`], before it writes anything, and the
-/// second end it at once.
-pub fn watch_for_interrupts() {
-    // It can fail only where there is a handler already.
-    let _ = ctrlc::set_handler(|| {
-        if INTERRUPTED.swap(true, Ordering::Relaxed) {
-            std::process::exit(INTERRUPTED_CODE.into());
-        }
-    });
-}
-
-/// Whether the command may go on.
-///
-/// # Errors
-/// The user wants it to stop.
-pub fn check() -> Result<()> {
-    if INTERRUPTED.load(Ordering::Relaxed) {
-        return Err(Error::interrupted(INTERRUPTED_CODE));
-    }
-    Ok(())
 }

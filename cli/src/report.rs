@@ -1,5 +1,6 @@
 //! A training run as one HTML file: no script, nothing to fetch.
 
+use clap::{ArgMatches, Command};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use wgpu_optim::{Health, Verdict};
 
@@ -33,15 +34,32 @@ footer { margin-top: 2rem; color: #555; font-size: .85rem; }
 /// What a report tells of a run.
 #[derive(Debug)]
 pub struct Run<'a> {
-    /// The configuration, as the user wrote it or in words.
+    /// The configuration that it ended with, in full.
     pub config: &'a str,
+    /// The file that was given, as it is written.
+    pub written: Option<&'a str>,
+    /// All options of the command line, those that were not given included.
+    pub options: &'a [(String, String)],
     pub place: &'a str,
-    pub seed: u64,
-    pub batch: u32,
     pub history: &'a [Epoch],
     pub steps: Steps,
     pub seconds: f64,
     pub telemetry: &'a Telemetry,
+}
+
+/// Every option of the command that was called, with its value, in the order of its help.
+pub fn options(parser: &Command, matches: &ArgMatches) -> Vec<(String, String)> {
+    let Some((name, matches)) = matches.subcommand() else { return Vec::new() };
+    let arguments = parser.find_subcommand(name).into_iter().flat_map(Command::get_arguments);
+    let option = |argument: &clap::Arg| {
+        let (id, name) = (argument.get_id().as_str(), argument.get_long()?);
+        // Help and its like hold no value.
+        let values = matches.try_get_raw(id).ok()?;
+        let words: Vec<_> = values.into_iter().flatten().map(|word| word.to_string_lossy().into_owned()).collect();
+        let value = if words.is_empty() { "-".to_owned() } else { words.join(",") };
+        Some((format!("--{name}"), value))
+    };
+    arguments.filter_map(option).collect()
 }
 
 /// The file's text.
@@ -88,8 +106,22 @@ pub fn html(run: &Run<'_>) -> Result<String> {
                     p { "Nobody looked at a step of this run." }
                 }
                 h2 { "Configuration" }
+                p { "In full, with all that the command line changed:" }
                 pre { (run.config.trim()) }
-                p { "Mini-batches of " (run.batch) " images, seed " (run.seed) "." }
+                @if let Some(written) = run.written {
+                    p { "As it was given:" }
+                    pre { (written.trim()) }
+                }
+                h2 { "Options" }
+                div.wide {
+                    table {
+                        tbody {
+                            @for (name, value) in run.options {
+                                tr { td { (name) } td { (value) } }
+                            }
+                        }
+                    }
+                }
                 footer { "Written by wgpu-optim " (env!("CARGO_PKG_VERSION")) ". The file needs no network." }
             }
         }

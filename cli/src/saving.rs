@@ -5,18 +5,23 @@ use std::thread::JoinHandle;
 
 use serde_json::{Value, json};
 use wgpu_optim::gpu::PendingCheckpoint;
+use wgpu_optim::schedule::Kind;
 use wgpu_optim::step::Plan;
-use wgpu_optim::{Checkpoint, Error as LibraryError};
+use wgpu_optim::{Checkpoint, Error as LibraryError, OptimizerConfig, Schedule};
 
 use crate::error::{Error, Result};
-use crate::network::Score;
 use crate::network::trainer::Epoch;
+use crate::network::{self, Score};
+use crate::resuming::{self, Allowed, Told};
+use crate::{input, output};
 
-/// What decides the order of the images, and so must not change within a run.
+/// What the command line decides of a run beside its configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Course {
     pub seed: u64,
     pub batch: u32,
+    /// In all, those of the run that it goes on from included.
+    pub epochs: u32,
 }
 
 /// A checkpoint, or one on its way.
@@ -66,6 +71,7 @@ impl Saver {
                 checkpoint
                     .with_extra("seed", course.seed.to_string())
                     .with_extra("batch", course.batch.to_string())
+                    .with_extra("total_epochs", course.epochs.to_string())
                     .with_extra("epochs", history.to_string())
                     .save(path)
             };
@@ -95,35 +101,88 @@ impl Drop for Saver {
 pub struct Resumed {
     pub checkpoint: Checkpoint,
     pub history: Vec<Epoch>,
+    /// What it was trained with, where the file says it.
+    pub config: Option<OptimizerConfig>,
+    seed: String,
+    batch: String,
+    epochs: Option<String>,
 }
 
 impl Resumed {
-    /// Reads a file, which must be of the same course.
-    pub fn read(path: &Path, plan: &Plan, course: Course) -> Result<Self> {
-        let checkpoint = Checkpoint::load(path, plan).map_err(|e| match e {
-            e @ LibraryError::File { .. } => Error::from(e),
-            e => Error::from(e).about(path),
-        })?;
+    /// Reads a file: for the configuration that it was written under, or for `config` where it does not say.
+    pub fn read(path: &Path, config: &OptimizerConfig) -> Result<Self> {
+        let bytes = input::bytes(path)?;
+        let saved = resuming::saved_config(path, &bytes)?;
+        let about = |e: LibraryError| Error::from(e).about(path);
+        let plan = Plan::new(saved.as_ref().unwrap_or(config), &network::specs()).map_err(about)?;
+        let checkpoint = Checkpoint::from_safetensors(&bytes, &plan).map_err(about)?;
         let extra = |key: &str| {
-            let value = checkpoint.extra.get(key).map(String::as_str);
+            let value = checkpoint.extra.get(key).cloned();
             value.ok_or_else(|| Error::file(path, format!("is not of a training run: it says nothing of {key:?}")))
         };
         let (seed, batch) = (extra("seed")?, extra("batch")?);
-        if (seed, batch) != (course.seed.to_string().as_str(), course.batch.to_string().as_str()) {
-            let Course { seed: given_seed, batch: given_batch } = course;
-            return Err(Error::file(
-                path,
-                format!(
-                    "was trained with --seed {seed} --batch {batch}, and --seed {given_seed} --batch {given_batch} is \
-                     asked for"
-                ),
-            ));
-        }
         if checkpoint.params.is_none() {
             return Err(Error::file(path, "holds no parameters"));
         }
-        let history = from_json(extra("epochs")?).ok_or_else(|| Error::file(path, "its scores cannot be read"))?;
-        Ok(Self { checkpoint, history })
+        let history = from_json(&extra("epochs")?).ok_or_else(|| Error::file(path, "its scores cannot be read"))?;
+        let epochs = checkpoint.extra.get("total_epochs").cloned();
+        Ok(Self { checkpoint, history, config: saved, seed, batch, epochs })
+    }
+
+    /// The configuration to go on with, where `asked` is asked for: that one, but for a schedule whose length was
+    /// `derived` from the command line. That one goes on as it was, and where it would be another, this is said.
+    ///
+    /// # Errors
+    /// What differs and is not allowed to.
+    pub fn agree(
+        &self,
+        path: &Path,
+        course: Course,
+        mut asked: OptimizerConfig,
+        derived: bool,
+        allowed: Allowed<'_>,
+    ) -> Result<OptimizerConfig> {
+        let mut told: Vec<Told> = Vec::new();
+        for (key, was, now) in
+            [("seed", &self.seed, course.seed.to_string()), ("batch", &self.batch, course.batch.to_string())]
+        {
+            if *was != now {
+                told.push((key.to_owned(), format!("--{key} {was}, now --{key} {now}")));
+            }
+        }
+        let Some(before) = &self.config else {
+            resuming::check(path, told, allowed)?;
+            return Ok(asked);
+        };
+        let lengths = length(&before.schedule).zip(length(&asked.schedule)).filter(|(was, now)| was != now);
+        let lengths = lengths.filter(|_| derived && !allowed.covers("schedule.total_steps"));
+        if let Some((was, now)) = lengths {
+            let epochs = course.epochs.to_string();
+            if let Some(before) = self.epochs.as_ref().filter(|before| **before != epochs) {
+                told.push((
+                    "epochs".to_owned(),
+                    format!(
+                        "--epochs {before}, now --epochs {epochs}, on which the schedule depends (schedule.total_steps: \
+                         {was}, now {now}; if it is allowed, the schedule stays as it was)"
+                    ),
+                ));
+            }
+            asked.schedule = before.schedule.clone();
+        }
+        told.extend(resuming::told(&before.differences(&asked)));
+        resuming::check(path, told, allowed)?;
+        if let Some((was, _)) = lengths {
+            output::notice(&format!("{}: its schedule goes on as it was, and ends at step {was}", path.display()));
+        }
+        Ok(asked)
+    }
+}
+
+/// Where the schedule of a run without a configuration ends.
+fn length(schedule: &Schedule) -> Option<u64> {
+    match &schedule.kind {
+        Kind::Cosine(cosine) => Some(cosine.total_steps),
+        _ => None,
     }
 }
 
@@ -164,7 +223,7 @@ mod tests {
             storage: Vec::new(),
         };
         let state = wgpu_optim::OptimizerState { tensors: (0..16).map(slot).collect(), ..Default::default() };
-        let mut saver = Saver::new(&path, Course { seed: 0, batch: 1 });
+        let mut saver = Saver::new(&path, Course { seed: 0, batch: 1, epochs: 1 });
         saver.add(0, Saving::Ready(Checkpoint::new(state)));
         saver.go_on(&[]).unwrap();
         drop(saver);

@@ -32,6 +32,11 @@ impl<'a> TensorFile<'a> {
         self.metadata.clone()
     }
 
+    /// Whether it has a tensor of that name.
+    pub fn has(&self, name: &str) -> bool {
+        self.tensors.tensor(name).is_ok()
+    }
+
     /// All tensors, by name.
     pub fn specs(&self) -> Vec<TensorSpec> {
         let spec = |(name, view): (String, TensorView<'_>)| {
@@ -59,7 +64,7 @@ impl<'a> TensorFile<'a> {
         }
     }
 
-    fn problem(&self, problem: String) -> Error {
+    pub fn problem(&self, problem: String) -> Error {
         Error::file(self.path, problem)
     }
 }

@@ -79,7 +79,7 @@ impl OptimizerConfig {
         let known: BTreeMap<_, _> = before.iter().map(|(key, value)| (key.as_str(), value)).collect();
         let changed = before.iter().filter_map(|(key, value)| {
             let other = others.get(key.as_str()).copied();
-            (other != Some(value)).then(|| (key, Some(value), other))
+            (other != Some(value)).then_some((key, Some(value), other))
         });
         let new = after.iter().filter(|(key, _)| !known.contains_key(key.as_str()));
         let all = changed.chain(new.map(|(key, value)| (key, None, Some(value))));

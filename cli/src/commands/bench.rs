@@ -40,8 +40,8 @@ pub struct Args {
     /// Parameters of all tensors together, likewise
     #[arg(long, value_name = "N", value_delimiter = ',', default_value = "1k,64k,1M,16M")]
     elements: Vec<Size>,
-    /// Tensors that share them, likewise
-    #[arg(long, value_name = "N", value_delimiter = ',', default_value = "1,1000")]
+    /// Tensors that share them, likewise [default: 1, and 1000 where there are as many elements]
+    #[arg(long, value_name = "N", value_delimiter = ',')]
     tensors: Vec<Size>,
     /// How numbers lie in memory; on the CPU parameters and gradients are f32, rounded to it
     #[arg(long, value_enum, value_name = "NAME", value_delimiter = ',', default_value = "f32")]
@@ -142,7 +142,11 @@ impl Row {
 
 pub fn run(args: &Args) -> Result<()> {
     let jobs = jobs(args)?;
+    if args.buffers == Buffers::Own && args.backend == Backends::Cpu {
+        return Err(Error::input("--buffers: on the CPU every tensor has memory of its own"));
+    }
     let outputs = Outputs::new(args.plot.as_deref())?;
+    plot::check_name(args.plot.as_deref())?;
     let gpu = match args.backend {
         Backends::Cpu => None,
         _ => Some(Gpu::headless()?),
@@ -156,7 +160,7 @@ pub fn run(args: &Args) -> Result<()> {
         let place = if job.on_gpu { "GPU" } else { "CPU" };
         progress.message(format!("{} {} on the {place}, {elements} in {tensors}", job.rule, job.config));
         rows.push(measure(job, gpu.as_ref(), runs)?);
-        progress.inc()?;
+        progress.inc();
     }
     drop(progress);
 
@@ -167,6 +171,10 @@ pub fn run(args: &Args) -> Result<()> {
         Format::Json => output::print_json(&rows.iter().map(|row| to_json(row, gpu.as_ref())).collect()),
         Format::Table => output::print(&table(&rows, gpu.as_ref())),
     }
+}
+
+fn tensors_of(args: &Args) -> &[Size] {
+    if args.tensors.is_empty() { &[Size(1), Size(1000)] } else { &args.tensors }
 }
 
 fn jobs(args: &Args) -> Result<Vec<Job>> {
@@ -180,7 +188,7 @@ fn jobs(args: &Args) -> Result<Vec<Job>> {
         let rule = rules::by_name(name)?;
         for on_gpu in places {
             for elements in &args.elements {
-                for tensors in args.tensors.iter().filter(|tensors| tensors.0 <= elements.0) {
+                for tensors in tensors_of(args).iter().filter(|tensors| tensors.0 <= elements.0) {
                     for storage in &args.storage {
                         for (config_name, on_nonfinite) in
                             [("default", OnNonfinite::Skip), ("propagate", OnNonfinite::Propagate)]
@@ -200,6 +208,12 @@ fn jobs(args: &Args) -> Result<Vec<Job>> {
     if jobs.is_empty() {
         let problem = "--tensors: there are more tensors than --elements for each of them to have one";
         return Err(Error::input(problem));
+    }
+    for elements in &args.elements {
+        for tensors in args.tensors.iter().filter(|tensors| tensors.0 > elements.0) {
+            let (elements, tensors) = (elements.0, tensors.0);
+            output::notice(&format!("left out: {elements} --elements are fewer than {tensors} --tensors"));
+        }
     }
     Ok(jobs)
 }

@@ -37,12 +37,12 @@ pub struct Args {
     /// What to race on, likewise
     #[arg(long, value_enum, value_delimiter = ',', default_value = "rosenbrock,beale,rastrigin,saddle,digits")]
     on: Vec<Course>,
-    /// Steps on each function
-    #[arg(long, value_name = "N", default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=20_000))]
-    steps: u32,
-    /// Epochs on the digits
-    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
-    epochs: u32,
+    /// Steps on each function [default: 500]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=20_000))]
+    steps: Option<u32>,
+    /// Epochs on the digits [default: 5]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    epochs: Option<u32>,
     /// Draw paths and curves
     #[arg(long, value_name = "RACE.svg")]
     plot: Option<PathBuf>,
@@ -52,6 +52,9 @@ pub struct Args {
     #[command(flatten)]
     verbosity: Verbosity,
 }
+
+const STEPS: u32 = 500;
+const EPOCHS: u32 = 5;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Course {
@@ -85,8 +88,15 @@ struct Racer {
 pub fn run(args: &Args) -> Result<()> {
     let rules = args.rule.iter().map(|name| Ok(rules::by_name(name)?)).collect::<Result<Vec<_>>>()?;
     let outputs = Outputs::new(args.plot.as_deref())?;
+    plot::check_name(args.plot.as_deref())?;
     let functions: Vec<_> =
         Function::ALL.into_iter().filter(|f| args.on.iter().any(|c| c.function() == Some(*f))).collect();
+    if args.steps.is_some() && functions.is_empty() {
+        return Err(Error::input("--steps: there are none on the digits alone; they take --epochs"));
+    }
+    if args.epochs.is_some() && !args.on.contains(&Course::Digits) {
+        return Err(Error::input("--epochs: only the digits have them, and --on leaves them out"));
+    }
     let gpu = Gpu::headless()?;
     let racers = race(args, &gpu, rules, &functions)?;
 
@@ -121,15 +131,15 @@ fn race(args: &Args, gpu: &Gpu, rules: Vec<Box<dyn Rule>>, functions: &[Function
         progress.message(rule.name());
         let paths = match functions {
             [] => Vec::new(),
-            some => functions::run(gpu, rule.as_ref(), some, &rates(-4, 0), args.steps as usize)?,
+            some => functions::run(gpu, rule.as_ref(), some, &rates(-4, 0), args.steps.unwrap_or(STEPS) as usize)?,
         };
-        progress.inc()?;
+        progress.inc();
         let mut best = None;
         if let Some(digits) = &digits {
             for lr in laps {
                 progress.message(format!("{} on the digits, lr {lr}", rule.name()));
-                best = better(best, lap(gpu, digits, rule.as_ref(), *lr, args.epochs as usize)?);
-                progress.inc()?;
+                best = better(best, lap(gpu, digits, rule.as_ref(), *lr, args.epochs.unwrap_or(EPOCHS) as usize)?);
+                progress.inc();
             }
         }
         if paths.len() != functions.len() {

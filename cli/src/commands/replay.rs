@@ -9,6 +9,7 @@ use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::output::{self, Outputs};
 use crate::progress::{Progress, Verbosity};
+use crate::resuming::{self, Allowed};
 use crate::tensor_file::{self, TensorFile};
 use crate::{input, losses};
 
@@ -20,11 +21,13 @@ Examples:
       --grads g0.safetensors g1.safetensors --out o.safetensors
   wgpu-optim replay ... --state-out s.safetensors    keeps the optimizer's state
   wgpu-optim replay ... --state-in s.safetensors     goes on from it, to the same bits
+  wgpu-optim replay ... --state-in s.safetensors --allow optimizer.lr
   wgpu-optim replay ... --losses losses.txt          for the schedule \"plateau\"
 
 Files hold tensors in f32, f16 or bf16 under the same names; they are rounded to the
 storage that the configuration says, and the parameters are written in it. Gradients
-of frozen tensors may be left out and are ignored. With [gradient].accumulate = k, k
+of frozen tensors may be left out and are ignored; with --missing-gradients others
+may be left out too, and their tensors then miss the step, state and count. With [gradient].accumulate = k, k
 files make a step. A fixed loss scale is divided out; a dynamic one is refused, since
 recorded gradients cannot follow it.")]
 pub struct Args {
@@ -43,9 +46,16 @@ pub struct Args {
     /// Where to compute
     #[arg(long, value_enum, default_value = "auto")]
     backend: Backend,
-    /// The optimizer's state before the first step
+    /// Tensors that a file of gradients lacks have none in that step: they stay as they are
+    #[arg(long)]
+    missing_gradients: bool,
+    /// The optimizer's state before the first step, made with the same configuration
     #[arg(long, value_name = "S.safetensors")]
     state_in: Option<PathBuf>,
+    /// What may differ from the configuration that the state was made with, with commas between: keys or tables,
+    /// such as optimizer.lr or groups
+    #[arg(long, value_name = "LIST", value_delimiter = ',', requires = "state_in")]
+    allow: Vec<String>,
     /// Where the optimizer's state after the last step goes
     #[arg(long, value_name = "S.safetensors")]
     state_out: Option<PathBuf>,
@@ -62,6 +72,7 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<()> {
     let config = input::config(&args.config)?;
     let outputs = Outputs::new([Some(&args.out), args.state_out.as_ref()].into_iter().flatten().map(PathBuf::as_path))?;
+    let outputs = outputs.sparing([&args.config].into_iter().chain(&args.losses).chain(&args.grads))?;
     let bytes = input::bytes(&args.params)?;
     let file = TensorFile::parse(&args.params, &bytes)?;
     let specs = file.specs();
@@ -74,29 +85,42 @@ pub fn run(args: &Args) -> Result<()> {
     // Whether they fit together shows without a device.
     let plan = Plan::new(&config, &specs).map_err(|e| Error::from(e).about(&args.config))?;
     check_scale(&config).map_err(|e| e.about(&args.config))?;
-    let state = args.state_in.as_deref().map(|path| read_state(path, &plan)).transpose()?;
-    let under_way = state.as_ref().map_or(0, |state| state.micro_batches);
+    let allowed = Allowed::new(&args.allow, &[])?;
+    let state = args.state_in.as_deref().map(|path| read_state(path, &plan, &config, allowed)).transpose()?;
+    let under_way = state.as_ref().map_or(0, |(state, _)| state.micro_batches);
     let steps = steps(args.grads.len(), under_way, config.gradient.accumulate)?;
     let losses = losses::read(args.losses.as_deref(), &config.schedule, steps)?;
 
     let gpu = args.backend.open()?;
-    let mut engine = Engine::new(gpu.as_ref(), &config, &specs, params)?;
-    if let Some(state) = &state {
+    // State is loaded under the configuration that it is of, and then follows to the one that is asked for.
+    let before = state.as_ref().map_or(&config, |(_, before)| before);
+    let mut engine = Engine::new(gpu.as_ref(), before, &specs, params)?;
+    if let Some((state, before)) = &state {
         engine.load_state(state)?;
+        if !before.differences(&config).is_empty() {
+            engine.reconfigure(&config)?;
+        }
     }
     let progress = Progress::new(args.verbosity, args.grads.len(), "files");
     let mut last = None;
+    let mut never: Vec<_> = specs.iter().map(|spec| Some(spec.name.as_str())).collect();
     let mut losses = losses.into_iter();
     for (path, micro_batches) in args.grads.iter().zip(under_way + 1..) {
-        last = engine.step(&read_gradients(path, &specs, engine.plan())?)?;
+        let gradients = read_gradients(args, path, &specs, engine.plan())?;
+        never.iter_mut().zip(&gradients).filter(|(_, g)| g.is_some()).for_each(|(name, _)| *name = None);
+        last = engine.step(&gradients)?;
         if micro_batches % config.gradient.accumulate == 0
             && let Some(loss) = losses.next()
         {
             engine.report_loss(loss)?;
         }
-        progress.inc()?;
+        progress.inc();
     }
     drop(progress);
+    let never: Vec<_> = (0..).zip(never).filter(|(t, _)| !engine.plan().group_of(*t).frozen).collect();
+    for name in never.into_iter().filter_map(|(_, name)| name) {
+        output::notice(&format!("--missing-gradients: {name:?} has no gradient in any file, and stays as it was"));
+    }
     let report = last.ok_or_else(|| Error::failed("the device sent no report of the last step"))?;
 
     let formats: Vec<_> = (0..specs.len()).map(|t| engine.plan().formats_of(t)[0]).collect();
@@ -136,16 +160,40 @@ fn steps(files: usize, under_way: u64, accumulate: u64) -> Result<u64> {
     )))
 }
 
-fn read_state(path: &Path, plan: &Plan) -> Result<OptimizerState> {
+/// The state, and the configuration that it is of: the one that it was made with, or `config` where it does not say.
+fn read_state(
+    path: &Path,
+    plan: &Plan,
+    config: &OptimizerConfig,
+    allowed: Allowed<'_>,
+) -> Result<(OptimizerState, OptimizerConfig)> {
     let bytes = input::bytes(path)?;
-    OptimizerState::from_safetensors(&bytes, plan).map_err(|e| Error::from(e).about(path))
+    let about = |e: wgpu_optim::Error| Error::from(e).about(path);
+    let Some(before) = resuming::saved_config(path, &bytes)? else {
+        let state = OptimizerState::from_safetensors(&bytes, plan).map_err(about)?;
+        return Ok((state, config.clone()));
+    };
+    resuming::check(path, resuming::told(&before.differences(config)), allowed)?;
+    let specs: Vec<_> = plan.tensors.iter().map(|planned| planned.spec.clone()).collect();
+    let plan = Plan::new(&before, &specs).map_err(about)?;
+    Ok((OptimizerState::from_safetensors(&bytes, &plan).map_err(about)?, before))
 }
 
-fn read_gradients(path: &Path, specs: &[TensorSpec], plan: &Plan) -> Result<Vec<Option<Vec<f32>>>> {
+fn read_gradients(args: &Args, path: &Path, specs: &[TensorSpec], plan: &Plan) -> Result<Vec<Option<Vec<f32>>>> {
     let bytes = input::bytes(path)?;
     let file = TensorFile::parse(path, &bytes)?;
     file.check_only(specs)?;
-    let values = |(tensor, spec)| if plan.group_of(tensor).frozen { Ok(None) } else { file.values(spec).map(Some) };
+    let values = |(tensor, spec): (usize, &TensorSpec)| {
+        match file.has(&spec.name) {
+        _ if plan.group_of(tensor).frozen => Ok(None),
+        true => file.values(spec).map(Some),
+        false if args.missing_gradients => Ok(None),
+        false => Err(file.problem(format!(
+            "lacks tensor {:?}: only frozen tensors need no gradient. --missing-gradients leaves others out of the step too",
+            spec.name
+        ))),
+    }
+    };
     specs.iter().enumerate().map(values).collect()
 }
 
@@ -158,8 +206,8 @@ fn summarize(args: &Args, report: &Report, place: &str, backend: &str) -> Result
             "global_norm": global_norm,
             "backend": backend,
             "place": place,
-            "out": args.out,
-            "state_out": args.state_out,
+            "out": args.out.to_string_lossy(),
+            "state_out": args.state_out.as_ref().map(|path| path.to_string_lossy()),
         }));
     }
     let norm = global_norm.map(|norm| format!(", last global norm {norm:.6e}")).unwrap_or_default();

@@ -49,7 +49,8 @@ const ENDLESS: u64 = 1000;
 
 pub fn run(args: &Args) -> Result<()> {
     let config = input::config(&args.config)?;
-    let outputs = Outputs::new(args.plot.as_deref())?;
+    let outputs = Outputs::new(args.plot.as_deref())?.sparing([&args.config].into_iter().chain(&args.losses))?;
+    plot::check_name(args.plot.as_deref())?;
     let losses = losses::read_all(args.losses.as_deref(), &config.schedule)?;
     let steps = match (args.steps, &args.losses) {
         (Some(steps), Some(path)) if losses.len() as u64 + 1 < steps => {

@@ -9,10 +9,12 @@ use crate::backend::{self, Backend};
 use crate::digits::Digits;
 use crate::error::{Error, Result};
 use crate::health;
+use crate::interrupt::{self, Hold};
 use crate::network::trainer::{CpuTrainer, Epoch, GpuTrainer, Steps, Trainer};
 use crate::network::{self, Score};
 use crate::output::{self, Outputs};
 use crate::progress::{Progress, Verbosity};
+use crate::resuming::Allowed;
 use crate::saving::{Course, Resumed, Saver};
 use crate::{input, plot, report, tensor_file};
 
@@ -24,10 +26,15 @@ Examples:
   wgpu-optim train --epochs 40 --plot loss.svg --params-out digits.safetensors
   wgpu-optim train --report run.html
   wgpu-optim train --config run.toml --seed 7 --json
+  wgpu-optim train --checkpoint run.safetensors
   wgpu-optim train --checkpoint run.safetensors --resume run.safetensors
+  wgpu-optim train --epochs 40 --resume run.safetensors --allow epochs
   wgpu-optim train --storage bf16 --state q8
 
 Without --config: adamw with lr 5e-3, falling along half a cosine to 0 over the run.
+With [gradient].accumulate the mini-batches of a step may be of two epochs; the last
+ones of a run that make no whole step are told. Ctrl-C and SIGTERM end the run after
+the epoch under way, with a last checkpoint if there is --checkpoint, and else at once.
 The data: 1,797 images of 8x8 pixels, of which 360 are held back
 (E. Alpaydin and C. Kaynak 1998, CC BY 4.0).
 The tensors: layer1.weight, layer1.bias to layer3.weight, layer3.bias.")]
@@ -65,6 +72,10 @@ pub struct Args {
     /// Goes on from a checkpoint of a run with the same seed, batch and configuration, to the same bits
     #[arg(long, value_name = "FILE.safetensors")]
     resume: Option<PathBuf>,
+    /// What may differ from the checkpoint's run, with commas between: seed, batch, epochs where the schedule
+    /// depends on them, and keys or tables of the configuration, such as optimizer.lr or groups
+    #[arg(long, value_name = "LIST", value_delimiter = ',', requires = "resume")]
+    allow: Vec<String>,
     /// How parameters and gradients are stored; over the configuration's [storage]
     #[arg(long, value_name = "FORMAT", value_parser = format)]
     storage: Option<Format>,
@@ -96,11 +107,13 @@ impl Args {
     }
 }
 
-pub fn run(args: &Args) -> Result<()> {
+pub fn run(args: &Args, options: Vec<(String, String)>) -> Result<()> {
     let digits = Digits::load();
     let paths =
         [&args.plot, &args.report, &args.params_out, &args.checkpoint].into_iter().flatten().map(PathBuf::as_path);
-    let outputs = Outputs::new(paths)?;
+    let outputs = Outputs::new(paths)?.sparing(&args.config)?;
+    plot::check_name(args.plot.as_deref())?;
+    let allowed = Allowed::new(&args.allow, &["seed", "batch", "epochs"])?;
     let text = match &args.config {
         Some(path) => input::text(path)?,
         None => default_config(args, &digits),
@@ -108,18 +121,28 @@ pub fn run(args: &Args) -> Result<()> {
     let path = args.config.as_deref().unwrap_or(Path::new("the default configuration"));
     let mut config = input::parse(path, &text)?;
     args.storage(&mut config);
-    check_scale(&config).map_err(|e| e.about(path))?;
     // Whether it fits the network shows without a device.
-    let plan = Plan::new(&config, &network::specs()).map_err(|e| Error::from(e).about(path))?;
-    let resumed = args.resume.as_deref().map(|path| resumed(args, path, &config)).transpose()?;
+    let plan = plan(&config).map_err(|e| e.about(path))?;
+    let resumed = args.resume.as_deref().map(|path| resumed(args, path, &config, allowed)).transpose()?;
+    let (resumed, config) = match resumed {
+        Some((resumed, agreed)) => (Some(resumed), agreed),
+        None => (None, config),
+    };
+    let left = micro_batches_left(args, &config, resumed.as_ref(), &digits)?;
     let gpu = args.backend.open()?;
     let started = Instant::now();
-    let mut trainer = trainer(args, gpu.as_ref(), &config, &digits)?;
+    // State is loaded under the configuration that it is of, and then follows to the one that is asked for.
+    let before = resumed.as_ref().and_then(|r| r.config.as_ref()).unwrap_or(&config);
+    let mut trainer = trainer(args, gpu.as_ref(), before, &digits)?;
     let mut history = Vec::new();
-    if let Some(Resumed { checkpoint, history: before }) = resumed {
-        trainer.resume(&checkpoint)?;
-        history = before;
+    if let Some(Resumed { checkpoint, history: scores, .. }) = &resumed {
+        trainer.resume(checkpoint)?;
+        if !before.differences(&config).is_empty() {
+            trainer.reconfigure(&config)?;
+        }
+        history.clone_from(scores);
     }
+    drop(resumed);
     train(args, trainer.as_mut(), &digits, &mut history)?;
     let steps = trainer.steps()?;
     let params = trainer.params()?;
@@ -135,10 +158,10 @@ pub fn run(args: &Args) -> Result<()> {
     }
     if args.report.is_some() {
         let run = report::Run {
-            config: &text,
+            config: &config.to_toml(),
+            written: args.config.as_ref().map(|_| text.as_str()),
+            options: &options,
             place: &backend::place(gpu.as_ref()),
-            seed: args.seed,
-            batch: args.batch,
             history: &history,
             steps,
             seconds,
@@ -151,15 +174,54 @@ pub fn run(args: &Args) -> Result<()> {
         contents.push(tensor_file::serialize(&network::specs(), &params, &formats, None)?);
     }
     outputs.write(&contents)?;
-    summarize(args, &history, steps, seconds, gpu.as_ref(), trainer.telemetry().looks.last())
+    summarize(args, &history, steps, left, seconds, gpu.as_ref(), trainer.telemetry().looks.last())
 }
 
-/// The network multiplies no loss.
-fn check_scale(config: &OptimizerConfig) -> Result<()> {
-    match config.gradient.loss_scale {
-        Some(_) => Err(Error::input("gradient.loss_scale: the loss is not scaled here; leave it out")),
-        None => Ok(()),
+/// The plan for the network's tensors.
+///
+/// # Errors
+/// The configuration does not fit them, or asks for what does not happen here.
+fn plan(config: &OptimizerConfig) -> Result<Plan> {
+    if config.gradient.loss_scale.is_some() {
+        return Err(Error::input("gradient.loss_scale: the loss is not scaled here; leave it out"));
     }
+    let plan = Plan::new(config, &network::specs())?;
+    if (0..plan.tensors.len()).all(|t| plan.group_of(t).frozen) {
+        return Err(Error::input("groups: all tensors are frozen, so nothing would be trained"));
+    }
+    Ok(plan)
+}
+
+/// Mini-batches of the run that will not make a whole step. Says so if there are any.
+///
+/// # Errors
+/// None of them does.
+fn micro_batches_left(
+    args: &Args,
+    config: &OptimizerConfig,
+    resumed: Option<&Resumed>,
+    digits: &Digits,
+) -> Result<u64> {
+    let accumulate = config.gradient.accumulate;
+    let state = resumed.map(|resumed| &resumed.checkpoint.state);
+    let done = resumed.map_or(0, |resumed| resumed.history.len()) as u64;
+    let epochs = u64::from(args.epochs).saturating_sub(done);
+    let ahead = epochs * network::steps(digits.training.len(), args.batch as usize) as u64;
+    let all = ahead + state.map_or(0, |state| state.micro_batches);
+    if ahead > 0 && all < accumulate && state.is_none_or(|state| state.steps_taken == 0) {
+        return Err(Error::input(format!(
+            "gradient.accumulate: {accumulate} mini-batches make a step, and {all} are all that there are: nothing would \
+             be trained. Take more --epochs or a smaller --batch"
+        )));
+    }
+    let left = all % accumulate;
+    if left > 0 && ahead > 0 {
+        let kept = if args.checkpoint.is_some() { "; the checkpoint keeps their sum" } else { "" };
+        output::notice(&format!(
+            "gradient.accumulate = {accumulate}: the last {left} mini-batches make no whole step{kept}"
+        ));
+    }
+    Ok(left)
 }
 
 /// Without `--config`: half a cosine over the run.
@@ -180,32 +242,48 @@ fn trainer(args: &Args, gpu: Option<&Gpu>, config: &OptimizerConfig, digits: &Di
 }
 
 fn course(args: &Args) -> Course {
-    Course { seed: args.seed, batch: args.batch }
+    Course { seed: args.seed, batch: args.batch, epochs: args.epochs }
 }
 
-fn resumed(args: &Args, path: &Path, config: &OptimizerConfig) -> Result<Resumed> {
-    let plan = Plan::new(config, &network::specs())?;
-    let resumed = Resumed::read(path, &plan, course(args))?;
+/// The run to go on with, and the configuration under which it does.
+fn resumed(
+    args: &Args,
+    path: &Path,
+    config: &OptimizerConfig,
+    allowed: Allowed<'_>,
+) -> Result<(Resumed, OptimizerConfig)> {
+    let resumed = Resumed::read(path, config)?;
+    let config = resumed.agree(path, course(args), config.clone(), args.config.is_none(), allowed)?;
     let (done, asked) = (resumed.history.len(), args.epochs);
     match done as u64 <= u64::from(asked) {
-        true => Ok(resumed),
+        true => Ok((resumed, config)),
         false => Err(Error::file(path, format!("has {done} epochs already, and --epochs asks for {asked}"))),
     }
 }
 
 fn train(args: &Args, trainer: &mut dyn Trainer, digits: &Digits, history: &mut Vec<Epoch>) -> Result<()> {
+    // What has been trained can be kept: an end waits for that.
+    let hold = args.checkpoint.is_some().then(Hold::new);
     let progress = Progress::new(args.verbosity, args.epochs as usize, "epochs");
     let mut saver = args.checkpoint.as_deref().map(|path| Saver::new(path, course(args)));
     let done = history.len();
     progress.skip(done);
+    // Of a run that was at its end already too.
+    if let Some(saver) = saver.as_mut().filter(|_| done == args.epochs as usize) {
+        saver.add(done, trainer.checkpoint()?);
+    }
     for (epoch, order) in (1..=args.epochs as usize).zip(digits.orders(args.seed)).skip(done) {
         let arrived = trainer.epoch(&order)?;
         note(arrived, history, &progress)?;
         if let Some(saver) = &mut saver {
-            if epoch.is_multiple_of(args.checkpoint_every as usize) || epoch == args.epochs as usize {
+            let stop = interrupt::check().is_err();
+            if stop || epoch.is_multiple_of(args.checkpoint_every as usize) || epoch == args.epochs as usize {
                 saver.add(epoch, trainer.checkpoint()?);
             }
             saver.go_on(history)?;
+            if stop {
+                break;
+            }
         }
     }
     note(trainer.finish()?, history, &progress)?;
@@ -213,7 +291,10 @@ fn train(args: &Args, trainer: &mut dyn Trainer, digits: &Digits, history: &mut 
         saver.go_on(history)?;
         saver.finish()?;
     }
-    Ok(())
+    drop(hold);
+    let epochs = history.len();
+    let kept = |path: &PathBuf| format!("{} holds the run after {epochs} epochs", path.display());
+    interrupt::check().map_err(|e| args.checkpoint.as_ref().map(kept).into_iter().fold(e, Error::with))
 }
 
 fn note(arrived: Vec<Epoch>, history: &mut Vec<Epoch>, progress: &Progress) -> Result<()> {
@@ -227,7 +308,7 @@ fn note(arrived: Vec<Epoch>, history: &mut Vec<Epoch>, progress: &Progress) -> R
                 )));
             }
         }
-        progress.inc()?;
+        progress.inc();
         progress.message(format!(
             "loss {:.4}, held-back accuracy {:.1} %",
             epoch.training.loss,
@@ -241,6 +322,7 @@ fn summarize(
     args: &Args,
     history: &[Epoch],
     steps: Steps,
+    left: u64,
     seconds: f64,
     gpu: Option<&Gpu>,
     health: Option<&Health>,
@@ -256,6 +338,7 @@ fn summarize(
             "held_back_images": images,
             "steps_taken": taken,
             "steps_skipped": skipped,
+            "micro_batches_left": left,
             "seconds": seconds,
             "seed": args.seed,
             "backend": backend::name(gpu),

@@ -50,6 +50,9 @@ pub trait Trainer {
     /// Goes on from a checkpoint with parameters.
     fn resume(&mut self, checkpoint: &Checkpoint) -> Result<()>;
 
+    /// Goes on with another configuration; state follows where the tensors' rules are the same.
+    fn reconfigure(&mut self, config: &OptimizerConfig) -> Result<()>;
+
     /// What the backend told of the steps.
     fn telemetry(&self) -> &Telemetry;
 }
@@ -237,6 +240,13 @@ impl Trainer for GpuTrainer {
         Ok(self.optimizer.load_checkpoint(checkpoint)?)
     }
 
+    fn reconfigure(&mut self, config: &OptimizerConfig) -> Result<()> {
+        let tensors = self.optimizer.tensors().to_vec();
+        self.optimizer.reconfigure(config, tensors)?;
+        self.watches = watches(config);
+        Ok(())
+    }
+
     fn telemetry(&self) -> &Telemetry {
         &self.telemetry
     }
@@ -353,6 +363,12 @@ impl Trainer for CpuTrainer {
         self.network = cpu::network(&params)?;
         let state = &checkpoint.state;
         self.steps = Steps { taken: state.steps_taken, skipped: state.steps_skipped };
+        Ok(())
+    }
+
+    fn reconfigure(&mut self, config: &OptimizerConfig) -> Result<()> {
+        self.optimizer.reconfigure(config, &specs())?;
+        self.watches = watches(config);
         Ok(())
     }
 

@@ -8,7 +8,7 @@ use wgpu_optim::rules::AdamW;
 use wgpu_optim::step::Plan;
 use wgpu_optim::{Checkpoint, OptimizerConfig, TensorSpec};
 
-use crate::fixtures::{Folder, json, named, program, serialize};
+use crate::fixtures::{Folder, json, named, program, serialize, without_config};
 
 /// The plan of `train` without a configuration.
 fn plan() -> Plan {
@@ -46,8 +46,10 @@ fn a_resumed_run_ends_with_the_same_bits() {
         assert!(std::fs::read(&straight).unwrap() == std::fs::read(&resumed).unwrap(), "{backend}");
 
         // All done: nothing is trained, and the summary is the same.
-        let again = train("5", &["--resume", &checkpoint]);
+        let copy = folder.arg("copy.safetensors");
+        let again = train("5", &["--resume", &checkpoint, "--checkpoint", &copy]);
         assert_eq!(scores(&again), scores(&whole));
+        assert_eq!(scores(&train("5", &["--resume", &copy])), scores(&whole));
         let outcome =
             program(&["train", "--config", &config, "--epochs", "4", "--seed", "3", "--resume", &checkpoint], &[]);
         assert_eq!(outcome.code, 2);
@@ -74,10 +76,23 @@ fn a_checkpoint_of_another_run_is_refused() {
         &["--resume", &checkpoint, "--config", &other],
         &[
             "run.safetensors",
+            "optimizer.rule: \"adamw\", now \"sgd\"",
+            "optimizer.momentum: none, now 0.9",
+            "schedule.total_steps: 45, now none",
+            "--allow optimizer.rule,optimizer.lr,",
+        ],
+    );
+    // Without it, as earlier versions wrote checkpoints, the state itself says what does not fit.
+    let old = folder.write("old.safetensors", without_config(&std::fs::read(&checkpoint).unwrap()));
+    refuses(
+        &["--resume", &old, "--config", &other],
+        &[
+            "old.safetensors",
             "\"layer1.weight\" was saved by rule \"adamw\"",
             "\"layer3.bias.momentum_buffer\" is missing",
         ],
     );
+    assert_eq!(program(&["train", "-q", "--backend", "cpu", "--epochs", "2", "--resume", &old], &[]).code, 0);
     refuses(&["--resume", &folder.arg("nowhere")], &["nowhere"]);
     refuses(&["--checkpoint", &folder.arg("nowhere/run")], &["nowhere/run"]);
     refuses(&["--checkpoint", &checkpoint, "--params-out", &checkpoint], &["two outputs"]);
@@ -93,6 +108,145 @@ fn a_checkpoint_of_another_run_is_refused() {
     bare.extra.insert("epochs".to_owned(), "[[7]]".to_owned());
     bare.save(folder.path("bare.safetensors")).unwrap();
     refuses(&["--resume", &folder.arg("bare.safetensors")], &["bare.safetensors", "scores"]);
+}
+
+#[test]
+fn a_schedule_of_the_runs_own_length_stays_as_it_was() {
+    let folder = Folder::new();
+    let (checkpoint, out) = (folder.arg("run.safetensors"), folder.arg("p.safetensors"));
+    let train = |more: &[&str]| program(&[&["train", "-q", "--backend", "cpu"], more].concat(), &[]);
+    assert_eq!(train(&["--epochs", "2", "--checkpoint", &checkpoint]).code, 0);
+    // As long as it was meant to be, it is the same run.
+    assert_eq!(train(&["--epochs", "2", "--resume", &checkpoint]).code, 0);
+    let longer = ["--epochs", "3", "--resume", &checkpoint];
+    let refused = train(&longer);
+    assert_eq!((refused.code, refused.stdout.as_str()), (2, ""), "{}", refused.stderr);
+    for words in ["--epochs 2, now --epochs 3", "schedule.total_steps: 90, now 135", "--allow epochs"] {
+        assert!(refused.stderr.contains(words), "{}", refused.stderr);
+    }
+    // The rate is 0 by then: nothing moves.
+    assert_eq!(train(&["--epochs", "2", "--resume", &checkpoint, "--params-out", &out]).code, 0);
+    let before = std::fs::read(&out).unwrap();
+    let allowed = train(&[&longer[..], &["--allow", "epochs", "--params-out", &out]].concat());
+    assert_eq!(allowed.code, 0, "{}", allowed.stderr);
+    assert!(allowed.stderr.contains("its schedule goes on as it was, and ends at step 90"), "{}", allowed.stderr);
+    assert!(std::fs::read(&out).unwrap() == before);
+    // The longer one, where that is asked for by name.
+    let other = train(&[&longer[..], &["--allow", "schedule", "--params-out", &out]].concat());
+    assert_eq!((other.code, other.stderr.as_str()), (0, ""));
+    assert!(std::fs::read(&out).unwrap() != before);
+    // Another batch makes other steps of an epoch.
+    let batch = ["--epochs", "3", "--resume", &checkpoint, "--batch", "64"];
+    assert!(train(&batch).stderr.contains("--batch 32, now --batch 64"));
+    let outcome = train(&[&batch[..], &["--allow", "batch,epochs"]].concat());
+    assert_eq!(outcome.code, 0, "{}", outcome.stderr);
+
+    // With a configuration, more epochs are no difference.
+    let config = folder.write("run.toml", "[optimizer]\nrule = \"sgd\"\nlr = 0.1\n");
+    let with = |epochs: &str, more: &[&str]| train(&[&["--config", &config, "--epochs", epochs], more].concat());
+    assert_eq!(with("1", &["--checkpoint", &checkpoint]).code, 0);
+    let more = with("2", &["--resume", &checkpoint]);
+    assert_eq!((more.code, more.stderr.as_str()), (0, ""));
+    assert_eq!(with("2", &["--resume", &checkpoint, "--storage", "bf16"]).code, 2);
+}
+
+/// Where it is allowed, a run goes on as one that is reconfigured: sums start empty, frozen tensors stay.
+#[test]
+fn another_configuration_goes_on_where_it_is_allowed() {
+    let plain = "[optimizer]\nrule = \"adam\"\nlr = 0.01\n";
+    let cases = [
+        ("[gradient]\naccumulate = 3\n", "gradient.accumulate"),
+        ("[[groups]]\nmatch = \"layer1.*\"\nfrozen = true\n", "groups"),
+        ("[[groups]]\nmatch = \"layer1.*\"\nlr = 0.001\n", "groups"),
+    ];
+    for backend in ["gpu", "cpu"] {
+        let folder = Folder::new();
+        let checkpoint = folder.arg("run.safetensors");
+        let one = folder.write("one.toml", plain);
+        let train = |config: &str, epochs: &str, more: &[&str]| {
+            let base = ["train", "-q", "--json", "--backend", backend, "--config", config, "--epochs", epochs];
+            program(&[base.as_slice(), more].concat(), &[])
+        };
+        for (more, allow) in cases {
+            let two = folder.write("two.toml", format!("{plain}{more}"));
+            for (before, after) in [(&one, &two), (&two, &one)] {
+                let first = train(before, "1", &["--checkpoint", &checkpoint]);
+                assert_eq!(first.code, 0, "{}", first.stderr);
+                let refused = train(after, "2", &["--resume", &checkpoint]);
+                assert_eq!(refused.code, 2, "{backend} {more}");
+                assert!(refused.stderr.contains("--allow"), "{}", refused.stderr);
+                let allowed = train(after, "2", &["--resume", &checkpoint, "--allow", allow]);
+                assert_eq!(allowed.code, 0, "{backend} {more}: {}", allowed.stderr);
+                let steps = |config: &String| {
+                    let accumulates = std::fs::read_to_string(config).unwrap().contains("accumulate");
+                    if accumulates { 15 } else { 45 }
+                };
+                let summary: Value = serde_json::from_str(&allowed.stdout).unwrap();
+                assert_eq!(summary["steps_taken"], steps(before) + steps(after), "{backend} {more}");
+            }
+        }
+    }
+}
+
+/// Signals end a run with a checkpoint of all that it has trained, from which it goes on to the same bits.
+#[cfg(unix)]
+#[test]
+fn a_signal_leaves_a_last_checkpoint() {
+    for (backend, signal, code) in [("cpu", "-INT", 130), ("gpu", "-TERM", 143)] {
+        let folder = Folder::new();
+        let checkpoint = folder.arg("run.safetensors");
+        let config = folder.write("run.toml", "[optimizer]\nrule = \"sgd\"\nlr = 0.05\nmomentum = 0.9\n");
+        let base = ["train", "--backend", backend, "--config", &config];
+        // So rare that only the signal writes one.
+        let rare = ["--epochs", "1000000", "--checkpoint", &checkpoint, "--checkpoint-every", "1000000"];
+        let child = Command::new(env!("CARGO_BIN_EXE_wgpu-optim"))
+            .args([&base[..], &rare].concat())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // Until it trains: before, a signal ends it at once.
+        std::thread::sleep(Duration::from_secs(4));
+        assert!(Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap().success());
+        let output = child.wait_with_output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(code), &b""[..]), "{backend}: {stderr}");
+        assert!(stderr.contains("interrupted") && stderr.contains("run.safetensors"), "{backend}: {stderr}");
+        assert_eq!(folder.names(), ["run.safetensors", "run.toml"]);
+
+        let bytes = std::fs::read(&checkpoint).unwrap();
+        let (_, header) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
+        let scores = header.metadata().as_ref().unwrap()["extra:epochs"].clone();
+        let epochs = serde_json::from_str::<Value>(&scores).unwrap().as_array().unwrap().len();
+        assert!(epochs > 0 && stderr.contains(&format!("after {epochs} epochs")), "{backend}: {stderr}");
+        let epochs = (epochs + 1).to_string();
+        let (resumed, straight) = (folder.arg("a"), folder.arg("b"));
+        let finish = |more: &[&str]| {
+            let outcome = program(&[&base[..], &["-q", "--epochs", &epochs], more].concat(), &[]);
+            assert_eq!(outcome.code, 0, "{}", outcome.stderr);
+        };
+        finish(&["--resume", &checkpoint, "--params-out", &resumed]);
+        finish(&["--params-out", &straight]);
+        assert!(std::fs::read(&resumed).unwrap() == std::fs::read(&straight).unwrap(), "{backend}");
+    }
+}
+
+/// What has nothing to finish ends where it is.
+#[cfg(unix)]
+#[test]
+fn a_signal_ends_other_commands_at_once() {
+    // One row of hours.
+    let arguments = ["bench", "--backend", "cpu", "--elements", "1M", "--tensors", "1", "--runs", "100000"];
+    for (signal, code) in [("-INT", 130), ("-TERM", 143)] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_wgpu-optim"));
+        let mut child = command.args(arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(Duration::from_secs(2));
+        assert!(Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap().success());
+        let started = Instant::now();
+        let status = child.wait().unwrap();
+        assert_eq!(status.code(), Some(code));
+        assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
+    }
 }
 
 /// Runs are killed at random moments, each goes on from what the one before left, and the last one ends as one that

@@ -2,7 +2,7 @@
 
 use safetensors::tensor::{Dtype, TensorView};
 
-use crate::fixtures::{Folder, named, program, serialize};
+use crate::fixtures::{Folder, changed_config, named, program, serialize, without_config};
 
 const CONFIG: &str = "[optimizer]\nrule = \"adamw\"\nlr = 0.1\n";
 
@@ -120,7 +120,7 @@ fn bad_parameters() {
 fn bad_gradients() {
     let (a, b) = (named("a", &[3], &[1.0; 3]), named("b", &[2, 2], &[1.0; 4]));
     let spoil = |tensors: &[_]| Replay::new().with("g1.safetensors", serialize(tensors));
-    spoil(std::slice::from_ref(&a)).fails(&["g1.safetensors", "lacks", "\"b\""]);
+    spoil(std::slice::from_ref(&a)).fails(&["g1.safetensors", "lacks", "\"b\"", "frozen", "--missing-gradients"]);
     spoil(&[a.clone(), named("b", &[4], &[1.0; 4])]).fails(&["g1.safetensors", "\"b\"", "[4]", "[2, 2]"]);
     spoil(&[a.clone(), b.clone(), named("c", &[1], &[1.0])]).fails(&["g1.safetensors", "\"c\""]);
     let whole = [0u8; 12];
@@ -148,8 +148,14 @@ fn bad_states() {
         let path = replay.folder.arg("in.safetensors");
         replay.with_argument("--state-in", &path)
     };
-    with(&state("[optimizer]\nrule = \"adam\"\n")).fails(&["in.safetensors", "\"a\"", "adam"]);
-    with(&state("[optimizer]\nrule = \"sgd\"\n")).fails(&["in.safetensors", "a.exp_avg"]);
+    with(&state("[optimizer]\nrule = \"adam\"\n"))
+        .fails(&["in.safetensors", "optimizer.rule: \"adam\", now \"adamw\""]);
+    with(&state("[optimizer]\nrule = \"sgd\"\n")).fails(&["in.safetensors", "optimizer.rule", "optimizer.betas: none"]);
+    with(&without_config(&state("[optimizer]\nrule = \"adam\"\n"))).fails(&["in.safetensors", "\"a\"", "adam"]);
+    with(&without_config(&state("[optimizer]\nrule = \"sgd\"\n"))).fails(&["in.safetensors", "a.exp_avg"]);
+    with(&state("[optimizer]\nrule = \"adamw\"\nlr = 0.2\n")).fails(&["in.safetensors", "optimizer.lr: 0.2, now 0.1"]);
+    let spoiled = changed_config(&state(CONFIG), "[optimizer]\nrule = 3\n");
+    with(&spoiled).fails(&["in.safetensors", "configuration in it cannot be read"]);
     with(&serialize(&[named("a.exp_avg", &[3], &[0.0; 3])])).fails(&["in.safetensors"]);
     with(b"nothing").fails(&["in.safetensors"]);
 }
@@ -177,7 +183,8 @@ fn bad_losses() {
     };
     with("0.5\n").fails(&["losses.txt", "1 losses for 2 steps"]);
     with("0.5\nlow\n").fails(&["losses.txt", "line 2", "\"low\""]);
-    with("0.5\n\n0.4\n").fails(&["losses.txt", "line 2"]);
+    with("0.5\n\nlow\n").fails(&["losses.txt", "line 3", "\"low\""]);
+    with("\n 0.5\n\n").fails(&["losses.txt", "1 losses for 2 steps"]);
     let constant = with("0.5\n0.4\n").with("run.toml", CONFIG);
     constant.fails(&["--losses", "plateau"]);
     let replay = Replay::new().with("run.toml", format!("{CONFIG}\n[schedule]\nkind = \"plateau\"\n"));
@@ -195,6 +202,117 @@ fn bad_outputs() {
     let replay = Replay::new();
     let folder = Folder::new();
     replay.with_argument("--out", &folder.arg("")).fails(&["not a regular file"]);
+    // What is read stays, but for parameters and state, which a run replaces.
+    for input in ["run.toml", "g0.safetensors"] {
+        let replay = Replay::new();
+        let path = replay.folder.arg(&format!("./{input}"));
+        replay.with_argument("--out", &path).fails(&[input, "is read"]);
+    }
+}
+
+/// Everything that a command writes is tried before it works, however long it would.
+#[test]
+fn outputs_that_cannot_be_written_are_refused_before_the_work() {
+    let folder = Folder::new();
+    let config = folder.write("run.toml", CONFIG);
+    // Some file systems take no such name at all, and this one no such file.
+    let mut paths = vec![folder.arg(&"n".repeat(300)), folder.arg("nowhere/file")];
+    if cfg!(target_os = "linux") {
+        paths.push("/proc/file".to_owned());
+    }
+    for path in &paths {
+        for flag in ["--plot", "--report", "--params-out", "--checkpoint"] {
+            let arguments = ["train", "--backend", "cpu", "--epochs", "1000000", flag, path];
+            let outcome = program(&arguments, &[]);
+            assert_eq!((outcome.code, outcome.stdout.as_str()), (2, ""), "{arguments:?}: {}", outcome.stderr);
+            assert!(outcome.stderr.contains(path.as_str()), "{}", outcome.stderr);
+        }
+        for flag in ["--out", "--state-out"] {
+            Replay::new().with_argument(flag, path).fails(&[path]);
+        }
+        for arguments in [
+            ["schedule", "--config", &config, "--plot", path].as_slice(),
+            &["race", "--plot", path],
+            &["bench", "--backend", "cpu", "--plot", path],
+        ] {
+            let outcome = program(arguments, &[]);
+            assert_eq!((outcome.code, outcome.stdout.as_str()), (2, ""), "{arguments:?}: {}", outcome.stderr);
+            assert!(outcome.stderr.contains(path.as_str()), "{}", outcome.stderr);
+        }
+    }
+    assert_eq!(folder.names(), ["run.toml"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn paths_that_are_not_utf_8_serve_as_well_as_others() {
+    use std::ffi::{OsStr, OsString};
+    use std::os::unix::ffi::OsStrExt;
+    use std::process::Command;
+
+    let replay = Replay::new();
+    let odd = |name: &[u8]| replay.folder.path("").join(OsStr::from_bytes(&[name, b"\xff\xfe"].concat()));
+    let run = |arguments: &[OsString]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_wgpu-optim")).args(arguments).output().unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (output.status.code(), text(&output.stdout), text(&output.stderr))
+    };
+    let words = |text: &[&str]| text.iter().map(OsString::from).collect::<Vec<_>>();
+    let mut arguments: Vec<OsString> = replay.arguments.iter().map(OsString::from).collect();
+    for (flag, name) in [("--config", "run.toml"), ("--params", "p.safetensors")] {
+        let path = odd(name.as_bytes());
+        std::fs::copy(replay.folder.path(name), &path).unwrap();
+        let at = arguments.iter().position(|a| a == flag).unwrap();
+        arguments[at + 1] = path.into();
+    }
+    for (flag, name) in [("--out", b"o".as_slice()), ("--state-out", b"s")] {
+        let at = arguments.iter().position(|a| a == flag).unwrap();
+        arguments[at + 1] = odd(name).into();
+    }
+    arguments.push("--json".into());
+    let (code, stdout, stderr) = run(&arguments);
+    assert_eq!(code, Some(0), "{stderr}");
+    assert!(stdout.contains("steps_taken"), "{stdout}");
+    assert!(odd(b"o").exists() && odd(b"s").exists());
+
+    // Named in a message, and as every file of a training run.
+    let mut missing = arguments.clone();
+    let at = missing.iter().position(|a| a == "--params").unwrap();
+    missing[at + 1] = odd(b"nowhere").into();
+    let (code, _, stderr) = run(&missing);
+    assert_eq!(code, Some(2), "{stderr}");
+    assert!(stderr.contains("nowhere") && !stderr.contains("panicked"), "{stderr}");
+    let mut train = words(&["train", "--quiet", "--json", "--backend", "cpu", "--epochs", "1"]);
+    for (flag, name) in
+        [("--plot", b"l".as_slice()), ("--report", b"r"), ("--params-out", b"t"), ("--checkpoint", b"c")]
+    {
+        train.extend([flag.into(), odd(name).into()]);
+    }
+    let (code, _, stderr) = run(&train);
+    assert_eq!(code, Some(0), "{stderr}");
+    train.extend(["--resume".into(), odd(b"c").into()]);
+    let (code, _, stderr) = run(&train);
+    assert_eq!(code, Some(0), "{stderr}");
+    let (code, _, stderr) = run(&[OsStr::from_bytes(b"tr\xffin").to_owned()]);
+    assert_eq!(code, Some(2), "{stderr}");
+    assert!(!stderr.contains("panicked"), "{stderr}");
+}
+
+#[test]
+fn options_that_would_act_on_nothing() {
+    for (arguments, culprit) in [
+        (["race", "--on", "digits", "--steps", "9"].as_slice(), "--steps"),
+        (&["race", "--on", "beale,saddle", "--epochs", "9"], "--epochs"),
+        (&["bench", "--backend", "cpu", "--buffers", "own"], "--buffers"),
+        (&["train", "--allow", "seed"], "--resume"),
+        (&["train", "--epochs", "1000000", "--plot", "loss.PNG"], "SVG"),
+        (&["race", "--plot", "race.pdf"], "SVG"),
+        (&["train", "--resume", "c", "--allow", "sead"], "sead"),
+    ] {
+        let outcome = program(arguments, &[]);
+        assert_eq!((outcome.code, outcome.stdout.as_str()), (2, ""), "{arguments:?}: {}", outcome.stderr);
+        assert!(outcome.stderr.contains(culprit), "{culprit:?} is not named in {:?}", outcome.stderr);
+    }
 }
 
 #[test]

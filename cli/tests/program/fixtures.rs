@@ -1,5 +1,6 @@
 //! Runs of the program, and files for them.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -90,4 +91,26 @@ impl Folder {
         names.sort_unstable();
         names
     }
+}
+
+/// The bytes of a state or a checkpoint that says it is of another configuration.
+pub fn changed_config(bytes: &[u8], config: &str) -> Vec<u8> {
+    with_metadata(bytes, |metadata| {
+        metadata.insert("config".to_owned(), config.to_owned());
+    })
+}
+
+/// The bytes of a state or a checkpoint that does not say which configuration it is of, as earlier versions wrote it.
+pub fn without_config(bytes: &[u8]) -> Vec<u8> {
+    with_metadata(bytes, |metadata| {
+        metadata.remove("config").unwrap();
+        metadata.remove("extra:total_epochs");
+    })
+}
+
+fn with_metadata(bytes: &[u8], change: impl FnOnce(&mut HashMap<String, String>)) -> Vec<u8> {
+    let (_, header) = SafeTensors::read_metadata(bytes).unwrap();
+    let mut metadata = header.metadata().clone().unwrap();
+    change(&mut metadata);
+    safetensors::serialize(SafeTensors::deserialize(bytes).unwrap().tensors(), Some(metadata)).unwrap()
 }

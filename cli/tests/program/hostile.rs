@@ -104,7 +104,9 @@ fn kinds() -> Kinds {
 }
 
 fn check(run: &Run, what: &str) {
-    let lines: Vec<_> = run.stderr.lines().filter(|l| !l.contains("XDG_RUNTIME_DIR")).collect();
+    // Besides drivers' own words: a notice that there are more losses than steps is no error.
+    let harmless = |line: &str| ["XDG_RUNTIME_DIR", "the rest is not used"].iter().any(|words| line.contains(words));
+    let lines: Vec<_> = run.stderr.lines().filter(|line| !harmless(line)).collect();
     assert!(matches!(run.code, Some(0..=2)), "{what}: ended with {:?}: {lines:?}", run.code);
     let expected = usize::from(run.code != Some(0));
     assert_eq!(lines.len(), expected, "{what}: {lines:?}");

@@ -273,3 +273,128 @@ fn average_limits_and_ascent_need_no_argument() {
         assert_eq!(read(state.as_ref()), [named("w.ema", &[2], &[1.25, 0.125])], "{backend}");
     }
 }
+
+#[test]
+fn a_gradient_may_be_missing_where_that_is_asked_for() {
+    let folder = Folder::new();
+    let config = folder.write("run.toml", "[optimizer]\nrule = \"adam\"\nlr = 0.1\n");
+    let (a, b) = (named("a", &[2], &[1.0, 2.0]), named("b", &[1], &[3.0]));
+    let params = folder.write("p.safetensors", serialize(&[a.clone(), b.clone()]));
+    let gradient = |name: &str, with_b: bool, x: f32| {
+        let mut tensors = vec![named("a", &[2], &[x, -x])];
+        tensors.extend(with_b.then(|| named("b", &[1], &[0.5 * x])));
+        folder.write(name, serialize(&tensors))
+    };
+    let gradients = [gradient("g0", true, 1.0), gradient("g1", false, 0.3), gradient("g2", true, -0.2)];
+    // As if b had been trained alone, without the file that lacks it.
+    let alone = [("g0b", 0.5), ("g2b", -0.1f32)].map(|(n, x)| folder.write(n, serialize(&[named("b", &[1], &[x])])));
+    let alone_params = folder.write("pb.safetensors", serialize(std::slice::from_ref(&b)));
+    for backend in ["gpu", "cpu"] {
+        let run = |params: &str, gradients: &[String], more: &[&str]| {
+            let (out, state) = (folder.arg("o.safetensors"), folder.arg("s.safetensors"));
+            let mut arguments = vec!["replay", "--backend", backend, "--config", &config, "--params", params];
+            arguments.extend(["--out", &out, "--state-out", &state]);
+            arguments.extend(more);
+            arguments.push("--grads");
+            arguments.extend(gradients.iter().map(String::as_str));
+            let outcome = program(&arguments, &[]);
+            assert_eq!(outcome.code, 0, "{}", outcome.stderr);
+            let steps = |name: &str| {
+                let bytes = std::fs::read(&state).unwrap();
+                let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
+                header.metadata().as_ref().unwrap().get(&format!("steps:{name}")).cloned()
+            };
+            (read(out.as_ref()), [steps("a"), steps("b")].map(Option::unwrap_or_default), outcome.stderr)
+        };
+        let (together, steps, stderr) = run(&params, &gradients, &["--missing-gradients"]);
+        assert_eq!((steps, stderr.as_str()), (["3".to_owned(), "2".to_owned()], ""), "{backend}");
+        let (alone, _, _) = run(&alone_params, &alone, &[]);
+        assert_eq!(together[1], alone[0], "{backend}");
+
+        // One that never has a gradient is told.
+        let (out, _, stderr) = run(&params, &gradients[1..2], &["--missing-gradients"]);
+        assert_eq!(out[1], b, "{backend}");
+        assert_ne!(out[0], a, "{backend}");
+        assert!(stderr.contains("--missing-gradients") && stderr.contains("\"b\""), "{stderr}");
+    }
+}
+
+#[test]
+fn losses_may_have_empty_lines_and_a_byte_order_mark() {
+    let folder = Folder::new();
+    let plateau = "kind = \"plateau\"\nfactor = 0.5\npatience = 0\n";
+    let config = format!("\u{feff}[optimizer]\nrule = \"sgd\"\nlr = 1.0\n\n[schedule]\n{plateau}");
+    let config = folder.write("run.toml", config);
+    let params = folder.write("p.safetensors", serialize(&[named("w", &[1], &[0.0])]));
+    let gradient = folder.write("g.safetensors", serialize(&[named("w", &[1], &[1.0])]));
+    let run = |losses: &str| {
+        let (losses, out) = (folder.write("losses.txt", losses), folder.arg("o.safetensors"));
+        let mut arguments = vec!["replay", "--backend", "cpu", "--config", &config, "--params", &params, "--out", &out];
+        arguments.extend(["--losses", &losses, "--grads", &gradient, &gradient, &gradient]);
+        let outcome = program(&arguments, &[]);
+        assert_eq!(outcome.code, 0, "{losses:?}: {}", outcome.stderr);
+        let shown = program(&["schedule", "--config", &config, "--losses", &losses, "--json"], &[]);
+        assert_eq!(shown.code, 0, "{}", shown.stderr);
+        (read(out.as_ref()), shown.stdout, outcome.stderr)
+    };
+    let plain = run("1.0\n2.0\n3.0\n");
+    assert_eq!(plain.0, [named("w", &[1], &[-2.5])]);
+    for losses in ["1.0\n2.0\n3.0\n\n", "\u{feff}1.0\r\n2.0\r\n3.0\r\n", "\n1.0\n\n 2.0 \n\t\n3.0"] {
+        assert_eq!(run(losses), plain, "{losses:?}");
+    }
+    // More of them than steps are told.
+    let (out, _, stderr) = run("1.0\n2.0\n3.0\n4.0\n");
+    assert_eq!(out, plain.0);
+    assert!(stderr.contains("4 losses for 3 steps"), "{stderr}");
+}
+
+/// A state goes on under another configuration where that is allowed, as a run does that changes in the middle.
+#[test]
+fn a_state_goes_on_under_another_configuration_where_that_is_allowed() {
+    let folder = Folder::new();
+    let plain = "[optimizer]\nrule = \"adam\"\nlr = 0.1\n";
+    let (a, b) = (named("a", &[2], &[1.0, 2.0]), named("b", &[1], &[3.0]));
+    let params = folder.write("p.safetensors", serialize(&[a, b]));
+    let gradient = serialize(&[named("a", &[2], &[1.0, -1.0]), named("b", &[1], &[0.5])]);
+    let gradient = folder.write("g.safetensors", gradient);
+    let with = |more: &str| format!("{plain}{more}");
+    let cases = [
+        ("[gradient]\naccumulate = 2\n", "gradient.accumulate: 1, now 2", "gradient.accumulate"),
+        ("[[groups]]\nmatch = \"b\"\nfrozen = true\n", "groups[0].frozen: none, now true", "groups"),
+        ("[[groups]]\nmatch = \"b\"\nlr = 0.5\n", "groups[0].lr: none, now 0.5", "groups[0]"),
+        ("[storage]\nseed = 7\n", "storage.seed: 0, now 7", "storage.seed"),
+    ];
+    for backend in ["gpu", "cpu"] {
+        for (more, told, allow) in cases {
+            // There and back again.
+            let there = (folder.write("one.toml", plain), folder.write("two.toml", with(more)));
+            for (before, after) in [(&there.0, &there.1), (&there.1, &there.0)] {
+                let (state, out) = (folder.arg("s.safetensors"), folder.arg("o.safetensors"));
+                let run = |config: &str, more: &[&str]| {
+                    let mut arguments = vec!["replay", "--backend", backend, "--params", &params, "--config", config];
+                    arguments.extend(["--out", &out]);
+                    arguments.extend(more);
+                    arguments.extend(["--grads", &gradient, &gradient]);
+                    program(&arguments, &[])
+                };
+                let first = run(before, &["--state-out", &state]);
+                assert_eq!(first.code, 0, "{}", first.stderr);
+                let refused = run(after, &["--state-in", &state]);
+                assert_eq!(refused.code, 2, "{backend} {more}");
+                let key = told.split(':').next().unwrap();
+                assert!(refused.stderr.contains(key) && refused.stderr.contains("--allow"), "{}", refused.stderr);
+                if before == &there.0 {
+                    assert!(refused.stderr.contains(told), "{}", refused.stderr);
+                }
+                let other = run(after, &["--state-in", &state, "--allow", "weights,schedule.kind"]);
+                assert_eq!(other.code, 2, "{backend} {more}");
+                let allowed = run(after, &["--state-in", &state, "--allow", allow, "--json"]);
+                assert_eq!(allowed.code, 0, "{backend} {more}: {}", allowed.stderr);
+                let summary: Value = serde_json::from_str(&allowed.stdout).unwrap();
+                let accumulates = |config: &str| std::fs::read_to_string(config).unwrap().contains("accumulate");
+                let steps = |config: &str| if accumulates(config) { 1 } else { 2 };
+                assert_eq!(summary["steps_taken"], steps(before) + steps(after), "{backend} {more}");
+            }
+        }
+    }
+}
