@@ -42,6 +42,18 @@ fn limit_noise(verdict: Verdict) -> vec2<u32> {
     return vec2<u32>(verdict.key ^ 0x9e3779b9u, verdict.steps);
 }
 
+const LARGEST_LR: f32 = 0x1.fffffep+127f;
+
+// A rate times what is not negative, held at the largest f32: an infinite one makes NaN of every parameter whose
+// direction is 0. Looked at before it is multiplied, since a compiler may assume that no product is infinite; a hair
+// below the bound, since a quotient is rounded.
+fn held_rate(lr: f32, by: f32) -> f32 {
+    if by > 1.0 && lr >= 0.999999 * (LARGEST_LR / by) {
+        return LARGEST_LR;
+    }
+    return lr * by;
+}
+
 const LEAVE: u32 = 0u;
 const TAKE: u32 = 1u;
 // The step is skipped; a gradient that should be zeroed afterwards still is.

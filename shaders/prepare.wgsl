@@ -23,6 +23,7 @@ override EMA_WARMUP: bool = false;
 
 const NORM_EPS: f32 = 1e-6;
 const MAX_SCALARS: u32 = 12u;
+const LARGEST_GAMMA: f32 = 0x1p+60f;
 
 @group(0) @binding(0) var<uniform> settings: Settings;
 // The blocks' parts, or, where limits go by tensor, the tensors' sums.
@@ -62,7 +63,7 @@ fn decide(total: Partial, misplaced: bool) {
 
 // The learning rate of the group whose rates lie there.
 fn scheduled_lr(rates: u32, taken: u32) -> f32 {
-    return bitcast<f32>(table[rates]) * bitcast<f32>(table[settings.factors_at + taken % settings.factor_rows]);
+    return held_rate(bitcast<f32>(table[rates]), bitcast<f32>(table[settings.factors_at + taken % settings.factor_rows]));
 }
 
 // The share of the new weights in their average after the step-th step.
@@ -84,9 +85,11 @@ fn ema_weight(step: u32) -> f32 {
 // The share of a tensor's step of size gamma in the average of its iterates, gamma^2 / sum of gamma^2;
 // adds it to the sum.
 fn share_of(tensor: u32, lane: Lane) -> f32 {
-    let gamma = lane.lr * lane.scalars[0];
+    // Squares that stay far from the largest f32, and a sum that stays there.
+    let gamma = min(held_rate(lane.lr, lane.scalars[0]), LARGEST_GAMMA);
     let at = settings.tensors + tensor;
-    let sum = bitcast<f32>(control.counts[at]) + gamma * gamma;
+    let before = min(bitcast<f32>(control.counts[at]), LARGEST_LR - gamma * gamma);
+    let sum = before + gamma * gamma;
     control.counts[at] = bitcast<u32>(sum);
     return select(gamma * gamma / sum, 0.0, sum == 0.0);
 }
@@ -105,7 +108,7 @@ fn resolve(index: u32, taken: u32) {
     }
     lanes[index].lr = lr;
     lanes[index].coupled = bitcast<f32>(table[rates + 1u]);
-    lanes[index].lr_decoupled = lr * bitcast<f32>(table[rates + 2u]);
+    lanes[index].lr_decoupled = held_rate(lr, bitcast<f32>(table[rates + 2u]));
     lanes[index].in_ratio = bitcast<f32>(table[rates + 3u]);
     lanes[index].sign = bitcast<f32>(table[rates + 4u]);
     lanes[index].unscale = control.unscale;

@@ -14,10 +14,12 @@ use crate::{Result, rules};
 
 #[cfg(feature = "serde")]
 mod document;
+mod glob;
 #[cfg(feature = "serde")]
 mod serialize;
 mod tables;
 
+pub(crate) use glob::Glob;
 pub use tables::Difference;
 
 /// The whole configuration of an optimizer. With the `serde` feature it is read from any format,
@@ -66,7 +68,9 @@ crate::options! {
 /// Tensors that share options, chosen by name.
 #[derive(Debug, Clone)]
 pub struct Group {
-    /// A glob over whole tensor names; `*` crosses dots and slashes.
+    /// A glob over whole tensor names, by character: `*` stands for any text, dots and slashes too, `?` for one
+    /// character, `[a-z]` for one of these and `[!a-z]` for one of the others, `{a,b}` for either, and `\` takes the next
+    /// character as it is. A name that is the same text matches, whatever characters are in it.
     pub pattern: String,
     /// A rule of its own, with that rule's defaults; `None` takes the optimizer's.
     pub rule: Option<Box<dyn Rule>>,
@@ -77,7 +81,7 @@ pub struct Group {
 }
 
 impl Group {
-    /// The tensors whose whole name matches the glob.
+    /// The tensors whose whole name matches the glob, see [`Group::pattern`].
     pub fn matching(pattern: impl Into<String>) -> Self {
         Self { pattern: pattern.into(), rule: None, options: Vec::new(), frozen: false }
     }
@@ -146,15 +150,18 @@ impl OptimizerConfig {
         }
     }
 
-    /// Adds a group; the first that matches a tensor wins.
+    /// Adds a group; the first that matches a tensor wins, and each must have one.
     pub fn group(mut self, group: Group) -> Self {
         self.groups.push(group);
         self
     }
 
-    /// Replaces the gradient conditioning.
+    /// Replaces the gradient conditioning, but for the limit that [`OptimizerConfig::clip_global_norm`] has set: it stays
+    /// where this conditioning has none, so that the two can be called in either order.
     pub fn gradient(mut self, gradient: GradientConfig) -> Self {
+        let limit = self.gradient.clip_global_norm;
         self.gradient = gradient;
+        self.gradient.clip_global_norm = self.gradient.clip_global_norm.or(limit);
         self
     }
 
@@ -204,7 +211,19 @@ impl OptimizerConfig {
             ema.check().map_err(|e| e.within("ema"))?;
         }
         self.gradient.check().map_err(|e| e.within("gradient"))?;
-        self.schedule.check(self.rule.lr()).map_err(|e| e.within("schedule"))
+        self.schedule.check_tables(self.rule.lr())?;
+        self.check_rates_are_used()
+    }
+
+    /// A schedule must have a rule to act on: one that sizes its steps itself would go on as if there were none.
+    fn check_rates_are_used(&self) -> Result<()> {
+        let groups = self.groups.iter().filter(|group| !group.frozen).filter_map(|group| group.rule.as_deref());
+        let mut rules = std::iter::once(self.rule.as_ref()).chain(groups);
+        if !self.schedule.changes_rates() || rules.any(Rule::scaled_by_lr) {
+            return Ok(());
+        }
+        let problem = format!("acts on nothing: rule {:?} takes lr as its first step size only", self.rule.name());
+        Err(OptionError::new("kind", problem).within("schedule"))
     }
 
     /// The rule of that name with its default options.

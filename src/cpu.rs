@@ -119,7 +119,11 @@ impl<F: Element> CpuOptimizer<F> {
     /// # Errors
     /// What [`Plan::new`] refuses.
     pub fn new(config: &OptimizerConfig, specs: &[TensorSpec]) -> Result<Self> {
-        let plan = Plan::new(config, specs)?;
+        Ok(Self::of_plan(config, Plan::new(config, specs)?))
+    }
+
+    /// The same with a plan made already.
+    fn of_plan(config: &OptimizerConfig, plan: Plan) -> Self {
         let rates = Rates::new(&plan);
         let states = (0..plan.tensors.len())
             .map(|t| {
@@ -132,7 +136,7 @@ impl<F: Element> CpuOptimizer<F> {
             })
             .collect();
         let loss_scale = plan.gradient.initial_scale();
-        Ok(Self {
+        Self {
             config: config.clone(),
             plan,
             rates,
@@ -145,7 +149,7 @@ impl<F: Element> CpuOptimizer<F> {
             states,
             monitor: None,
             swapped: false,
-        })
+        }
     }
 
     /// What the configuration came to.
@@ -224,7 +228,7 @@ impl<F: Element> CpuOptimizer<F> {
             steps_skipped: self.steps_skipped,
             skipped: false,
             nonfinite: left_out,
-            lr: self.rates.base() * factor,
+            lr: self.rates.lr(self.steps_taken),
             global_norm: None,
             clip_coefficient: 1.0,
             loss_scale: self.loss_scale,
@@ -278,10 +282,10 @@ impl<F: Element> CpuOptimizer<F> {
         Ok(report)
     }
 
-    fn check_shapes<'s>(&self, shapes: impl ExactSizeIterator<Item = &'s [usize]>) -> Result<()> {
+    fn check_shapes<'s>(&self, call: &str, shapes: impl ExactSizeIterator<Item = &'s [usize]>) -> Result<()> {
         if shapes.len() != self.plan.tensors.len() {
             let (given, expected) = (shapes.len(), self.plan.tensors.len());
-            return Err(Error::Config(format!("{given} tensors given to a step, expected {expected}")));
+            return Err(Error::call(call, format!("{given} tensors given, expected {expected}")));
         }
         for (shape, planned) in shapes.zip(&self.plan.tensors) {
             let spec = &planned.spec;
@@ -294,7 +298,7 @@ impl<F: Element> CpuOptimizer<F> {
     }
 
     fn check(&self, tensors: &[CpuTensor<'_, F>]) -> Result<()> {
-        self.check_shapes(tensors.iter().map(|t| t.params.shape()))?;
+        self.check_shapes("step", tensors.iter().map(|t| t.params.shape()))?;
         for (tensor, planned) in tensors.iter().zip(&self.plan.tensors) {
             let spec = &planned.spec;
             if let Some(gradient) = tensor.gradient.as_ref().filter(|g| !fits(g.shape(), &spec.shape)) {

@@ -12,9 +12,14 @@ pub enum Error {
         /// The key and what is allowed.
         source: OptionError,
     },
-    /// The configuration as a whole cannot be read.
-    #[error("configuration: {0}")]
-    Config(String),
+    /// A call that cannot be served now, or not with what it was given.
+    #[error("{call}: {problem}")]
+    Call {
+        /// The call.
+        call: String,
+        /// What is wrong and what is allowed.
+        problem: String,
+    },
     /// A rule's name that is not in the list.
     #[error("unknown rule {name:?}: known are {known}")]
     UnknownRule {
@@ -48,6 +53,14 @@ pub enum Error {
         second: String,
         /// Which of their slices meet.
         what: &'static str,
+    },
+    /// The tensors are more than kernels can number.
+    #[error("{what}: {problem}")]
+    Limit {
+        /// What there is too much of.
+        what: &'static str,
+        /// How much, and what is allowed.
+        problem: String,
     },
     /// No adapter could be opened.
     #[error("no usable GPU adapter: {0}")]
@@ -141,6 +154,10 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 impl Error {
     pub(crate) fn tensor(name: &str, problem: impl Into<String>) -> Self {
         Self::Tensor { tensor: name.to_owned(), problem: problem.into() }
+    }
+
+    pub(crate) fn call(call: &str, problem: impl Into<String>) -> Self {
+        Self::Call { call: call.to_owned(), problem: problem.into() }
     }
 
     pub(crate) fn no_tensor(name: &str) -> Self {

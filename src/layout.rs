@@ -219,9 +219,10 @@ impl Layout {
     pub fn new(placements: &[Placement], limits: &DeviceLimits) -> Result<Self> {
         let mut order: Vec<&Placement> = placements.iter().filter(|p| p.elements > 0).collect();
         order.sort_by_key(|p| (p.variant, p.buffer, p.offset));
-        let total: u64 = placements.iter().map(|p| p.elements.div_ceil(BLOCK)).sum();
+        let total: u64 = placements.iter().map(|p| p.elements.div_ceil(BLOCK)).fold(0, u64::saturating_add);
         if total > u64::from(u32::MAX) {
-            return Err(Error::Config(format!("{total} blocks of {BLOCK} elements are more than 2^32")));
+            let problem = format!("{total} blocks of {BLOCK} elements are more than 2^32");
+            return Err(Error::Limit { what: "tensors", problem });
         }
 
         let mut partials = vec![[0; 2]; placements.iter().map(|p| p.tensor + 1).max().unwrap_or(0)];

@@ -54,7 +54,7 @@ pub use schedule::Schedule;
 pub use shader::wgsl_conversions;
 pub use state::{OptimizerState, SlotStorage, TensorState};
 pub use storage::{Format, Master, Rounding, StateFormat, Storage, StorageConfig};
-pub use tensor::TensorSpec;
+pub use tensor::{MAX_ELEMENTS, TensorSpec};
 pub use twin::{Element, MAX_SLOTS, Norms, Twin};
 pub use weights::WeightsConfig;
 pub use wgpu;

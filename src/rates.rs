@@ -1,8 +1,8 @@
 //! Learning rates and weight decays of the groups, as they can change at run time.
 
 use crate::options::check;
-use crate::rule::Decay;
-use crate::schedule::{Kind, Plateau, PlateauState, Schedule};
+use crate::rule::{Decay, Rule};
+use crate::schedule::{Kind, LARGEST_LR, Plateau, PlateauState, Schedule, held};
 use crate::step::Plan;
 use crate::{Error, OptionError, Result};
 
@@ -40,6 +40,23 @@ pub struct Rates {
     ratios: Vec<Option<f64>>,
     plateau: PlateauState,
     configured: RatesState,
+    /// By group.
+    rules: Vec<RuleOf>,
+}
+
+/// What of a group's rule decides whether something can be set.
+#[derive(Debug, Clone, Copy)]
+struct RuleOf {
+    name: &'static str,
+    /// Whether it has a weight decay, be it 0.
+    decays: bool,
+}
+
+impl RuleOf {
+    fn of(rule: &dyn Rule) -> Self {
+        let decays = rule.options().iter().any(|(key, _)| *key == "weight_decay") || rule.decay().lambda() != 0.0;
+        Self { name: rule.name(), decays }
+    }
 }
 
 /// Rates as they can be set at run time.
@@ -94,6 +111,7 @@ impl Rates {
             ratios: configured.groups.iter().map(|g| g.ratio).collect(),
             plateau: PlateauState::default(),
             configured,
+            rules: plan.groups.iter().map(|g| RuleOf::of(g.rule.as_ref())).collect(),
         }
     }
 
@@ -105,7 +123,7 @@ impl Rates {
     pub(crate) fn under(&self, plan: &Plan, next: &Plan) -> Result<Self> {
         let set = self.state().filter(|_| plan.same_groups(next));
         if let Some(set) = &set {
-            next.schedule.check(set.lr).map_err(|e| e.within("schedule"))?;
+            next.schedule.check_tables(set.lr)?;
         }
         let mut rates = Self::new(next);
         rates.resume(set.as_ref(), self.plateau);
@@ -145,17 +163,31 @@ impl Rates {
     }
 
     /// What the schedule multiplies every group's rate with for the step after `taken` steps. Under a base rate of 0,
-    /// which no `min_lr` has a ratio to, it is what it would be without a `min_lr`.
+    /// which no `min_lr` has a ratio to, it is what it would be without a `min_lr`. At most what takes the base rate to
+    /// [`LARGEST_LR`].
     pub fn factor(&self, taken: u64) -> f64 {
         let base = self.reference();
-        let factor = self.schedule.lr(taken, base) / base;
-        if self.watched().is_some() { factor * self.plateau.factor } else { factor }
+        let factor = self.schedule.factor(taken, base);
+        let factor = self.watched().map_or(factor, |plateau| factor * plateau.share(self.plateau.factor, base));
+        let most = if self.base == 0.0 { LARGEST_LR } else { (LARGEST_LR / self.base).min(f64::MAX) };
+        factor.min(most)
+    }
+
+    /// The rate of `[optimizer]` for the step after `taken` steps.
+    pub fn lr(&self, taken: u64) -> f64 {
+        held(self.base * self.factor(taken))
+    }
+
+    /// What rates and factors are kept apart by on the device: rates over it and factors times it are near 1 and near
+    /// the rate, where f32 holds both. A power of two, so that neither loses a digit by it.
+    pub(crate) fn unit(&self) -> f64 {
+        if self.base == 0.0 { 1.0 } else { 2f64.powi((self.base.log2().floor() as i32).max(-1000)) }
     }
 
     /// The base rate that the schedule starts from. In place of 0 it is one beside which any `min_lr` is nothing, and
     /// a power of two, so that factors keep their digits.
     fn reference(&self) -> f64 {
-        if self.base == 0.0 { 2f64.powi(900) } else { self.base }
+        if self.base == 0.0 { 2f64.powi(700) } else { self.base }
     }
 
     /// The options of a `plateau` schedule, if it is one.
@@ -185,14 +217,26 @@ impl Rates {
         self.plateau
     }
 
+    /// Whether [`Rates::set_lr`] can act: not under `one_cycle`, nor where no rule goes by its rate (`rprop`).
+    pub fn goes_by_lr(&self) -> bool {
+        self.check_set_lr().is_ok()
+    }
+
+    fn check_set_lr(&self) -> Result<(), OptionError> {
+        self.schedule.check_set_lr()?;
+        if self.groups.iter().any(|group| group.scaled) { Ok(()) } else { Err(self.first_step_only(0)) }
+    }
+
     /// Sets the base rate; every group keeps its ratio to it, through a base rate of 0 too.
     ///
     /// # Errors
     /// The rate is negative or not finite, or a group's would be; or it should rise from 0, and a group has a rate
-    /// of its own, set or configured beside a base rate of 0, and so no ratio. Nothing is changed then.
+    /// of its own, set or configured beside a base rate of 0, and so no ratio. The schedule is `one_cycle`, whose rates
+    /// are its own, or `geometric` and the rate 0; or no rule goes by it (`rprop`). Nothing is changed then.
     pub fn set_lr(&mut self, lr: f64) -> Result<()> {
         check_rate("optimizer", "lr", lr)?;
-        self.schedule.check(lr).map_err(|e| e.within("schedule"))?;
+        self.schedule.check_tables(lr)?;
+        self.check_set_lr().map_err(|e| e.within("optimizer"))?;
         if lr == self.base {
             return Ok(());
         }
@@ -218,6 +262,11 @@ impl Rates {
         Ok(())
     }
 
+    fn first_step_only(&self, group: usize) -> OptionError {
+        let problem = format!("rule {:?} takes it as its first step size only", self.rules[group].name);
+        OptionError::new("lr", problem)
+    }
+
     fn table_of(&self, group: usize) -> String {
         self.configured.groups[group].pattern.as_ref().map_or("optimizer".to_owned(), |p| format!("groups.{p:?}"))
     }
@@ -226,9 +275,12 @@ impl Rates {
     /// 0 and stays so.
     ///
     /// # Errors
-    /// The rate is negative or not finite.
+    /// The rate is negative or not finite, or the group's rule does not go by it (`rprop`).
     pub fn set_group_lr(&mut self, group: usize, table: &str, lr: f64) -> Result<()> {
         check_rate(table, "lr", lr)?;
+        if !self.groups[group].scaled {
+            return Err(self.first_step_only(group).within(table));
+        }
         self.groups[group].lr = lr;
         self.ratios[group] = (self.base == 0.0 && lr == 0.0).then_some(0.0);
         Ok(())
@@ -237,9 +289,13 @@ impl Rates {
     /// Sets one group's weight decay.
     ///
     /// # Errors
-    /// λ is negative or not finite.
+    /// λ is negative or not finite, or the group's rule has no weight decay (`rprop`).
     pub fn set_group_weight_decay(&mut self, group: usize, table: &str, lambda: f64) -> Result<()> {
         check_rate(table, "weight_decay", lambda)?;
+        if !self.rules[group].decays {
+            let problem = format!("rule {:?} has none", self.rules[group].name);
+            return Err(OptionError::new("weight_decay", problem).within(table));
+        }
         let decay = &mut self.groups[group].decay;
         *decay = decay.with_lambda(lambda);
         Ok(())
@@ -258,7 +314,7 @@ impl GroupRates {
 
     /// What multiplies the direction, for that factor of the schedule.
     pub(crate) fn step_lr(&self, factor: f64) -> f64 {
-        if self.scaled { self.lr * factor } else { 1.0 }
+        if self.scaled { held(self.lr * factor) } else { 1.0 }
     }
 }
 

@@ -1,14 +1,22 @@
 //! The learning rate as a function of the steps taken.
 
+mod curve;
 mod one_cycle;
 mod plateau;
-
-use std::f64::consts::PI;
 
 pub use one_cycle::{Anneal, OneCycle};
 pub use plateau::{Mode, Plateau, PlateauState, ThresholdMode};
 
-use crate::options::{OptionError, OptionValue, Options, check, unknown_key};
+use crate::options::{OptionError, OptionValue, Options, unknown_key};
+
+/// The largest rate there is: the largest number of f32, in which the kernels multiply.
+pub const LARGEST_LR: f64 = f32::MAX as f64;
+
+/// A rate that passed f32 on its way stays at [`LARGEST_LR`]: infinite, it would make NaN of every parameter whose
+/// direction is 0.
+pub(crate) fn held(rate: f64) -> f64 {
+    if rate > LARGEST_LR { LARGEST_LR } else { rate }
+}
 
 /// How the learning rate develops. `t` counts the steps taken so far, from 0; the rate that results
 /// is that of `[optimizer].lr`, and every group's rate is multiplied by its ratio to it.
@@ -18,17 +26,19 @@ pub struct Schedule {
     pub kind: Kind,
     /// Steps of linear warm-up, `lr·(t+1)/warmup_steps`, before the kind starts from its own t = 0.
     pub warmup_steps: u64,
-    /// What follows it.
-    pub then: Option<Box<Then>>,
+    /// What follows it, one after the other. A list, not a chain: however long, nothing recurses over it.
+    pub then: Vec<Then>,
 }
 
-/// A schedule that takes over from another, as in PyTorch's `SequentialLR`.
+/// What takes over from the shape before, as in PyTorch's `SequentialLR`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Then {
     /// Steps of the one before, its warm-up included.
     pub after: u64,
-    /// The one that follows, from its own t = 0.
-    pub schedule: Schedule,
+    /// The shape that follows, from its own t = 0.
+    pub kind: Kind,
+    /// Steps of its warm-up.
+    pub warmup_steps: u64,
 }
 
 macro_rules! kinds {
@@ -79,7 +89,7 @@ macro_rules! list {
 
         $(impl From<$variant> for Schedule {
             fn from(kind: $variant) -> Self {
-                Self { kind: Kind::$variant(kind), warmup_steps: 0, then: None }
+                Self { kind: Kind::$variant(kind), warmup_steps: 0, then: Vec::new() }
             }
         })*
     };
@@ -180,13 +190,11 @@ impl Schedule {
         self
     }
 
-    /// The same schedule, with another that takes over after so many steps of the last so far.
+    /// The same schedule, with another that takes over after so many steps of the last so far, and whatever follows it.
     pub fn then(mut self, after: u64, next: impl Into<Schedule>) -> Self {
-        let next = match self.then.take() {
-            Some(then) => Then { after: then.after, schedule: then.schedule.then(after, next) },
-            None => Then { after, schedule: next.into() },
-        };
-        self.then = Some(Box::new(next));
+        let Schedule { kind, warmup_steps, then } = next.into();
+        self.then.push(Then { after, kind, warmup_steps });
+        self.then.extend(then);
         self
     }
 
@@ -218,125 +226,76 @@ impl Schedule {
     /// # Errors
     /// The first that cannot, and what is allowed.
     pub fn check(&self, lr: f64) -> Result<(), OptionError> {
-        self.check_kind(lr)?;
-        let (mut before, mut number) = (self, 0);
-        while let Some(then) = &before.then {
-            let plateau = |schedule: &Self| matches!(schedule.kind, Kind::Plateau(_));
-            if plateau(before) || plateau(&then.schedule) {
-                return Err(OptionError::new("then", "\"plateau\" goes by the losses reported, and stands alone"));
-            }
+        self.check_options()?;
+        self.pieces().try_for_each(|kind| kind.check_lr(lr))
+    }
+
+    fn check_options(&self) -> Result<(), OptionError> {
+        self.kind.check(self.warmup_steps)?;
+        let watches = |kind: &Kind| matches!(kind, Kind::Plateau(_));
+        if !self.then.is_empty() && self.pieces().any(watches) {
+            return Err(OptionError::new("then", "\"plateau\" goes by the losses reported, and stands alone"));
+        }
+        for (number, then) in self.then.iter().enumerate() {
             let key = |key: &str| format!("then[{number}].{key}");
             if then.after == 0 {
                 return Err(OptionError::new(&key("after"), "must be at least 1, got 0"));
             }
-            then.schedule.check_kind(lr).map_err(|e| OptionError::new(&key(&e.key), e.problem))?;
-            (before, number) = (&then.schedule, number + 1);
+            let checked = then.kind.check(then.warmup_steps);
+            checked.map_err(|e| OptionError::new(&key(&e.key), e.problem))?;
         }
         Ok(())
     }
 
-    fn check_kind(&self, lr: f64) -> Result<(), OptionError> {
-        let at_least = |key: &str, value: u64, least: u64| {
-            if value >= least {
-                Ok(())
-            } else {
-                Err(OptionError::new(key, format!("must be at least {least}, got {value}")))
-            }
-        };
-        // A total counts the warm-up, and something must be left after it.
-        let total = |steps: u64| at_least("total_steps", steps, self.warmup_steps.saturating_add(1));
-        match &self.kind {
-            Kind::Constant(_) => Ok(()),
-            Kind::Step(k) => {
-                at_least("step_size", k.step_size, 1)?;
-                check::non_negative("gamma", k.gamma)
-            }
-            Kind::MultiStep(k) => {
-                if k.milestones.is_empty() || !k.milestones.is_sorted() {
-                    return Err(OptionError::new("milestones", "must be a rising list of steps"));
-                }
-                check::non_negative("gamma", k.gamma)
-            }
-            Kind::Exponential(k) => check::positive("gamma", k.gamma),
-            Kind::InverseTime(k) => check::non_negative("decay", k.decay),
-            Kind::Linear(k) => {
-                total(k.total_steps)?;
-                check::non_negative("end_factor", k.end_factor)
-            }
-            Kind::Polynomial(k) => {
-                total(k.total_steps)?;
-                check::non_negative("power", k.power)
-            }
-            Kind::Cosine(k) => {
-                total(k.total_steps)?;
-                check::non_negative("min_lr", k.min_lr)
-            }
-            Kind::CosineRestarts(k) => {
-                at_least("period", k.period, 1)?;
-                at_least("multiplier", k.multiplier, 1)?;
-                check::non_negative("min_lr", k.min_lr)
-            }
-            Kind::Geometric(k) => {
-                total(k.total_steps)?;
-                check::positive("min_lr", k.min_lr)?;
-                check::positive("lr", lr)
-            }
-            Kind::OneCycle(k) => {
-                total(k.total_steps)?;
-                check::positive("lr", lr)?;
-                k.check()
-            }
-            Kind::Plateau(k) => k.check(),
-        }
+    /// [`Schedule::check`], with the table that the key stands in: the rate is that of `[optimizer]`.
+    pub(crate) fn check_tables(&self, lr: f64) -> crate::Result<()> {
+        self.check_options().map_err(|e| e.within("schedule"))?;
+        self.pieces().try_for_each(|kind| kind.check_lr(lr)).map_err(|e| e.within("optimizer"))
     }
 
-    /// The learning rate of the step that follows `t` steps taken, for a base rate of `lr`.
+    /// Whether the base rate can be set while it runs: `one_cycle` has rates of its own.
+    pub(crate) fn check_set_lr(&self) -> Result<(), OptionError> {
+        if self.pieces().any(|kind| !matches!(kind, Kind::OneCycle(_))) {
+            return Ok(());
+        }
+        let problem = "cannot be set with schedule \"one_cycle\", whose rates are its own (max_lr); a group's can, and \
+                       with it its ratio to them";
+        Err(OptionError::new("lr", problem))
+    }
+
+    /// Whether the rate is ever another than the base rate.
+    pub(crate) fn changes_rates(&self) -> bool {
+        let warms_up = self.warmup_steps > 0 || self.then.iter().any(|then| then.warmup_steps > 0);
+        warms_up || self.pieces().any(|kind| !matches!(kind, Kind::Constant(_)))
+    }
+
+    /// The shapes, one after the other.
+    pub(crate) fn pieces(&self) -> impl Iterator<Item = &Kind> {
+        std::iter::once(&self.kind).chain(self.then.iter().map(|then| &then.kind))
+    }
+
+    /// The learning rate of the step that follows `t` steps taken, for a base rate of `lr`; at most [`LARGEST_LR`].
     pub fn lr(&self, t: u64, lr: f64) -> f64 {
-        if let Some(then) = self.then.as_ref().filter(|then| t >= then.after) {
-            return then.schedule.lr(t - then.after, lr);
-        }
-        if t < self.warmup_steps {
-            return lr * (t + 1) as f64 / self.warmup_steps as f64;
-        }
-        let t = t - self.warmup_steps;
-        // The share of the way to the end that is behind us; after the end the last value holds.
-        let way = |total: u64| {
-            let total = total.saturating_sub(self.warmup_steps).max(1);
-            t.min(total) as f64 / total as f64
-        };
-        let half_cosine = |share: f64, min: f64| min + (lr - min) * (1.0 + (PI * share).cos()) / 2.0;
-        match &self.kind {
-            Kind::Constant(_) => lr,
-            Kind::Step(k) => lr * k.gamma.powf((t / k.step_size.max(1)) as f64),
-            Kind::MultiStep(k) => {
-                let passed = k.milestones.iter().filter(|m| **m <= t).count();
-                lr * k.gamma.powf(passed as f64)
-            }
-            Kind::Exponential(k) => lr * k.gamma.powf(t as f64),
-            Kind::InverseTime(k) => lr / (1.0 + k.decay * t as f64),
-            Kind::Linear(k) => lr * (1.0 + (k.end_factor - 1.0) * way(k.total_steps)),
-            Kind::Polynomial(k) => lr * (1.0 - way(k.total_steps)).powf(k.power),
-            Kind::Cosine(k) => half_cosine(way(k.total_steps), k.min_lr),
-            Kind::CosineRestarts(k) => {
-                let (into, length) = restart_at(t, k.period.max(1), k.multiplier.max(1));
-                half_cosine(into as f64 / length as f64, k.min_lr)
-            }
-            Kind::Geometric(k) => lr * (k.min_lr / lr).powf(way(k.total_steps)),
-            Kind::OneCycle(k) => k.lr(t, k.total_steps.saturating_sub(self.warmup_steps)),
-            // Its falls come from the caller's reports, not from the count.
-            Kind::Plateau(_) => lr,
-        }
+        let (kind, warmup_steps, t) = self.piece_at(t);
+        held(kind.lr(warmup_steps, t, lr))
     }
-}
 
-/// How far `t` is into its period, and how long that period is.
-fn restart_at(mut t: u64, mut period: u64, multiplier: u64) -> (u64, u64) {
-    if multiplier == 1 {
-        return (t % period, period);
+    /// [`Schedule::lr`] over `lr`, which may be far above [`LARGEST_LR`].
+    pub(crate) fn factor(&self, t: u64, lr: f64) -> f64 {
+        let (kind, warmup_steps, t) = self.piece_at(t);
+        kind.lr(warmup_steps, t, lr) / lr
     }
-    while t >= period {
-        t -= period;
-        period = period.saturating_mul(multiplier);
+
+    /// The shape that holds after `t` steps, its warm-up, and the steps of its own.
+    fn piece_at(&self, mut t: u64) -> (&Kind, u64, u64) {
+        let (mut kind, mut warmup_steps) = (&self.kind, self.warmup_steps);
+        for then in &self.then {
+            if t < then.after {
+                break;
+            }
+            t -= then.after;
+            (kind, warmup_steps) = (&then.kind, then.warmup_steps);
+        }
+        (kind, warmup_steps, t)
     }
-    (t, period)
 }

@@ -219,6 +219,9 @@ impl<F> OptimizerState<F> {
         if !(0.0..=1.0).contains(&self.plateau.factor) {
             problems.push(format!("it has a plateau factor of {:?}, must be from 0 to 1", self.plateau.factor));
         }
+        if self.plateau.best.is_some_and(f64::is_nan) {
+            problems.push("its plateau's best figure is NaN".to_owned());
+        }
         problems.extend(plan.ema.as_ref().and_then(|ema| ema.problem_after(self.ema_interval, self.steps_taken)));
         if let Some(rates) = &self.rates {
             problems.extend(problems_of_rates(rates, plan));
@@ -238,7 +241,9 @@ fn problems_of_rates(rates: &RatesState, plan: &Plan) -> Vec<String> {
     }
     let numbers = rates.groups.iter().flat_map(|g| [("lr", g.lr), ("weight_decay", g.weight_decay)]);
     let rates_set = numbers.chain([("lr", rates.lr)]).map(|(key, value)| check::non_negative(key, value));
-    let problems = rates_set.chain([plan.schedule.check(rates.lr)]).filter_map(Result::err).map(|e| e.to_string());
+    let checked = rates_set.map(|checked| checked.map_err(|e| e.to_string()));
+    let of_schedule = plan.schedule.check_tables(rates.lr).map_err(|e| e.to_string());
+    let problems = checked.chain([of_schedule]).filter_map(Result::err);
     let ratios = rates.groups.iter().filter_map(|g| g.ratio).filter(|ratio| !(0.0..=f64::MAX).contains(ratio));
     let ratios = ratios.map(|ratio| format!("ratio: must be a finite number, at least 0, got {ratio:?}"));
     problems.chain(ratios).map(|problem| format!("rates set at run time: {problem}")).collect()

@@ -5,13 +5,12 @@
 
 mod bytes;
 mod change;
+mod groups;
 mod passes;
 mod slots;
 mod variant;
 
 use std::sync::Arc;
-
-use globset::Glob;
 
 use crate::config::{CommonOptions, OptimizerConfig};
 use crate::ema::EmaConfig;
@@ -21,10 +20,11 @@ use crate::rule::{Rule, Slot};
 use crate::schedule::Schedule;
 use crate::state::SlotStorage;
 use crate::storage::{Format, Q8_BLOCK, StateFormat, Storage, noise_key};
-use crate::tensor::TensorSpec;
+use crate::tensor::{MAX_ELEMENTS, TensorSpec};
 use crate::weights::WeightsConfig;
 use crate::{Error, MAX_SCALARS, MAX_SLOTS, Result};
 
+use groups::groups_of;
 pub use passes::Pass;
 pub use slots::{ACCUMULATOR, EMA, FACTORS, MASTER, PlannedSlot, slot_shape};
 pub use variant::{Code, Stepping, Variant};
@@ -96,38 +96,37 @@ impl Plan {
     /// Checks the configuration against the tensors and resolves groups and variants.
     ///
     /// # Errors
-    /// An option that cannot be used, a group that matches nothing, a name given twice, a shape
-    /// whose elements pass `u64`.
+    /// An option that cannot be used, a group that has no tensor, a name given twice, shapes of more elements than
+    /// [`MAX_ELEMENTS`](crate::MAX_ELEMENTS) in all.
     pub fn new(config: &OptimizerConfig, specs: &[TensorSpec]) -> Result<Self> {
+        Self::with(config, specs, false)
+    }
+
+    /// [`Plan::new`] for a configuration that a run already has: groups may have lost their tensors.
+    pub(crate) fn going_on(config: &OptimizerConfig, specs: &[TensorSpec]) -> Result<Self> {
+        Self::with(config, specs, true)
+    }
+
+    fn with(config: &OptimizerConfig, specs: &[TensorSpec], may_be_empty: bool) -> Result<Self> {
         config.check()?;
         let mut variants = Vec::new();
         let own =
             Resolved { rule: config.rule.clone(), common: config.common.clone(), storage: config.storage.resolve() };
         let mut groups = vec![planned_group(None, own, false, config, &mut variants)?];
-        let mut matchers = Vec::new();
         for group in &config.groups {
             let own = group.resolve(config)?;
             groups.push(planned_group(Some(group.pattern.clone()), own, group.frozen, config, &mut variants)?);
-            let glob = Glob::new(&group.pattern)
-                .map_err(|e| Error::Group { pattern: group.pattern.clone(), problem: e.kind().to_string() })?;
-            matchers.push(glob.compile_matcher());
         }
 
         let mut names = std::collections::HashSet::new();
-        let mut matched = vec![false; matchers.len()];
+        let mut left = MAX_ELEMENTS;
         let mut tensors = Vec::with_capacity(specs.len());
-        for spec in specs {
+        for (spec, group) in specs.iter().zip(groups_of(config, specs, may_be_empty)?) {
             if !names.insert(spec.name.as_str()) {
                 return Err(Error::tensor(&spec.name, "the name is given twice"));
             }
-            let elements = spec
-                .elements()
-                .filter(|n| n.checked_mul(4 * MAX_SLOTS as u64).is_some())
-                .ok_or_else(|| Error::tensor(&spec.name, format!("shape {:?} has too many elements", spec.shape)))?;
-            for (matcher, matched) in matchers.iter().zip(&mut matched) {
-                *matched |= matcher.is_match(&spec.name);
-            }
-            let group = matchers.iter().position(|m| m.is_match(&spec.name)).map_or(0, |i| i + 1);
+            let elements = spec.elements().ok_or_else(|| spec.too_large())?;
+            left = left.checked_sub(elements).ok_or_else(|| spec.too_large())?;
             let planned: &PlannedGroup = &groups[group];
             let matrix = spec.shape.len() > 1;
             let storage = planned.storage.for_elements(elements);
@@ -139,12 +138,6 @@ impl Plan {
             }
             check_lines(spec, elements, &variants[variant], &config.gradient)?;
             tensors.push(PlannedTensor { spec: spec.clone(), elements, group, variant });
-        }
-        if let Some(unmatched) = matched.iter().position(|m| !m) {
-            return Err(Error::Group {
-                pattern: config.groups[unmatched].pattern.clone(),
-                problem: "matches no tensor".to_owned(),
-            });
         }
         let live = |t: &&PlannedTensor| t.elements > 0 && !groups[t.group].frozen;
         let any = |of: &dyn Fn(&Variant) -> bool| tensors.iter().filter(live).any(|t| of(&variants[t.variant]));

@@ -137,7 +137,7 @@ fn all_tables_at_once() {
 fn every_schedule_and_sequences_of_them() {
     let mut all = Vec::new();
     for name in Kind::NAMES {
-        let mut schedule = Schedule { kind: Kind::by_name(name).unwrap(), warmup_steps: 17, then: None };
+        let mut schedule = Schedule { kind: Kind::by_name(name).unwrap(), warmup_steps: 17, then: Vec::new() };
         let keys = [
             ("step_size", OptionValue::Number(3.0)),
             ("gamma", OptionValue::Number(0.1 + 0.2)),

@@ -7,8 +7,12 @@ use support::errors::{assert_option, assert_says};
 use support::gpu;
 use support::model::{Model, Place};
 use support::oracle::Run;
+use wgpu_optim::cpu::{CpuOptimizer, CpuTensor};
 use wgpu_optim::rules::{AdamW, Sgd};
-use wgpu_optim::{Arena, Error, Group, Optimizer, OptimizerConfig, OptionValue, Options, TensorSpec, rules};
+use wgpu_optim::{
+    Arena, EmaConfig, Error, GradientConfig, Group, OnNonfinite, Optimizer, OptimizerConfig, OptionValue, Options,
+    TensorSpec, rules,
+};
 
 fn adamw() -> OptimizerConfig {
     OptimizerConfig::new(AdamW::default())
@@ -33,8 +37,18 @@ fn groups_that_cannot_be_are_refused() {
             other => panic!("{other}"),
         }
     }
-    // The first match wins; a later group may still match what an earlier one took.
-    new(adamw().group(Group::matching("*")).group(Group::matching("*.bias"))).unwrap();
+    // The first match wins, and must leave the others something.
+    let says = |config: OptimizerConfig, words: &str| match new(config).unwrap_err() {
+        Error::Group { pattern, problem } => assert_eq!(format!("{pattern}: {problem}"), words),
+        other => panic!("{other}"),
+    };
+    let bias = || Group::matching("*.bias");
+    let both = Group::matching("*");
+    says(adamw().group(both).group(bias()), "*.bias: all tensors that it matches belong to earlier groups: \"*\"");
+    let each = adamw().group(bias()).group(Group::matching("*.weight")).group(Group::matching("layer.*"));
+    says(each, "layer.*: all tensors that it matches belong to earlier groups: \"*.bias\", \"*.weight\"");
+    says(adamw().group(bias()).group(bias()), "*.bias: is given twice, and the first has all its tensors");
+    new(adamw().group(bias()).group(Group::matching("layer.*"))).unwrap();
 
     let set =
         |key: &str, value: OptionValue| new(adamw().group(Group::matching("*.bias").set(key, value))).unwrap_err();
@@ -46,6 +60,75 @@ fn groups_that_cannot_be_are_refused() {
     // An option of the optimizer's rule does not pass on to another rule of a group.
     let other = Group::matching("*.bias").rule(Sgd::default()).set("betas", [0.5, 0.5]);
     assert_option(&new(adamw().group(other)).unwrap_err(), table, "betas");
+}
+
+/// A name is a glob that matches it, whatever stands in it; and characters are characters, not bytes.
+#[test]
+fn names_match_themselves_and_characters_are_whole() {
+    let names = ["layers[0].weight", "layers0.weight", "a{b", "c[", "d\\e", "schön", "öl", "**/x"];
+    let specs = names.map(|name| TensorSpec::new(name, [1]));
+    let groups = |patterns: &[&str]| -> Vec<usize> {
+        let config = patterns.iter().fold(adamw(), |config, pattern| config.group(Group::matching(*pattern)));
+        wgpu_optim::step::Plan::new(&config, &specs).unwrap().tensors.iter().map(|t| t.group).collect()
+    };
+    assert_eq!(groups(&["layers[0].weight"]), [1, 1, 0, 0, 0, 0, 0, 0], "the name, and what the class matches");
+    assert_eq!(groups(&["layers[[]0[]].weight"]), [1, 0, 0, 0, 0, 0, 0, 0]);
+    assert_eq!(groups(&["a{b", "c[", "d\\e", "**/x"]), [0, 0, 1, 2, 3, 0, 0, 4], "no globs, and names");
+    assert_eq!(groups(&["sch?n", "[ö]?"]), [0, 0, 0, 0, 0, 1, 2, 0]);
+    // No text is too much.
+    for pattern in ["{".repeat(125) + "w" + &"}".repeat(125), "?".repeat(300_000), "{".repeat(100_000)] {
+        let config = adamw().group(Group::matching(pattern));
+        assert!(matches!(wgpu_optim::step::Plan::new(&config, &specs), Err(Error::Group { .. })));
+    }
+}
+
+#[test]
+fn a_limit_that_is_set_stays_in_either_order() {
+    let zero = || GradientConfig { on_nonfinite: OnNonfinite::Zero, ..GradientConfig::default() };
+    let one = adamw().clip_global_norm(1.0).gradient(zero());
+    let other = adamw().gradient(zero()).clip_global_norm(1.0);
+    assert_eq!(one.gradient, other.gradient);
+    assert_eq!((one.gradient.clip_global_norm, one.gradient.on_nonfinite), (Some(1.0), OnNonfinite::Zero));
+    // The later of two, and two kinds of limits are too many.
+    let own = adamw().clip_global_norm(1.0).gradient(GradientConfig { clip_global_norm: Some(2.0), ..zero() });
+    assert_eq!(own.gradient.clip_global_norm, Some(2.0));
+    let two = adamw().clip_global_norm(1.0).gradient(GradientConfig { clip_tensor_norm: Some(2.0), ..zero() });
+    assert_option(&two.check().unwrap_err(), "gradient", "clip_tensor_norm");
+}
+
+/// A call out of turn or with the wrong number of tensors is no fault of the configuration.
+#[test]
+fn calls_that_cannot_be_served_are_named() {
+    let gpu = gpu();
+    let specs = [TensorSpec::new("w", [2])];
+    let config = adamw().ema(EmaConfig::default());
+    let mut model = Model::new(&gpu, &config, &specs, &[vec![1.0, 2.0]], Place::Arena);
+    let mut cpu = CpuOptimizer::<f32>::new(&config, &specs).unwrap();
+    let mut w = ndarray::Array1::<f32>::zeros(2).into_dyn();
+    support::submit(&gpu, |encoder| model.optimizer.swap_ema(encoder).unwrap());
+    cpu.swap_ema(&mut [w.view_mut()]).unwrap();
+    let mut encoder = support::encoder(&gpu);
+    let refused = model.optimizer.step(&mut encoder).unwrap_err();
+    let gradient = w.clone();
+    let tensor = CpuTensor { params: w.view_mut(), gradient: Some(gradient.view()) };
+    assert_eq!(cpu.step(&mut [tensor]).unwrap_err(), refused);
+    assert_says(&refused.to_string(), &["step: the moving average"]);
+    let optimizer = &mut model.optimizer;
+    let errors = [
+        refused,
+        optimizer.begin_evaluation(&mut encoder).unwrap_err(),
+        optimizer.end_evaluation(&mut encoder).unwrap_err(),
+        optimizer.remove_tensors(&["w"]).unwrap_err(),
+        cpu.remove_tensors(&["w"]).unwrap_err(),
+        cpu.swap_ema(&mut []).unwrap_err(),
+        cpu.evaluation_weights(&[]).unwrap_err(),
+        gpu.set_workgroup_size(3).unwrap_err(),
+    ];
+    for error in errors {
+        let Error::Call { call, problem } = &error else { panic!("{error:?}") };
+        assert_eq!(error.to_string(), format!("{call}: {problem}"));
+        assert!(!call.is_empty() && !problem.is_empty());
+    }
 }
 
 /// Options whose range holds −1.

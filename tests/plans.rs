@@ -13,7 +13,7 @@ use wgpu_optim::rules::AdamW;
 use wgpu_optim::schedule::{Cosine, CosineRestarts, Exponential, Geometric, InverseTime, Linear, OneCycle, Polynomial};
 use wgpu_optim::step::Plan;
 use wgpu_optim::storage::{Format, StateFormat, StorageConfig};
-use wgpu_optim::{Arena, EmaConfig, Group, Optimizer, OptimizerConfig, Schedule, TensorSpec};
+use wgpu_optim::{Arena, EmaConfig, Group, MAX_ELEMENTS, Optimizer, OptimizerConfig, Schedule, TensorSpec};
 
 const GIB: u64 = 1 << 30;
 
@@ -180,6 +180,44 @@ fn a_model_of_2_to_the_33_elements_is_planned_and_told_in_bytes() {
     let short = DeviceLimits { buffer: GIB, ..roomy() };
     assert!(Optimizer::memory(&config, &whole, &short).unwrap_err().to_string().contains("whole"));
     assert!(ArenaLayout::new(&[TensorSpec::new("past", [u64::MAX, 2])], &[Formats::default()], &roomy()).is_err());
+}
+
+/// Sizes whose sums of bytes would leave 64 bits are refused by name, never added up wrongly.
+#[test]
+fn shapes_past_what_can_be_added_up_are_refused() {
+    let config = OptimizerConfig::new(AdamW::default());
+    let wide = DeviceLimits { binding: u64::MAX, buffer: u64::MAX, ..roomy() };
+    let refused = |specs: &[TensorSpec], name: &str| {
+        let error = Plan::new(&config, specs).unwrap_err().to_string();
+        assert!(error.contains(&format!("tensor {name:?}")) && error.contains("too many elements"), "{error}");
+        assert!(Optimizer::memory(&config, specs, &wide).is_err());
+        assert!(Arena::bytes(&config, specs, &wide).is_err());
+        assert!(wgpu_optim::cpu::CpuOptimizer::<f32>::new(&config, specs).is_err());
+    };
+    let spec = |name: &str, shape: &[u64]| TensorSpec::new(name, shape);
+    for shape in
+        [[1u64 << 60, 1, 1], [1 << 30, 1 << 30, 1], [u64::MAX, 2, 1], [0, 1 << 40, 1 << 40], [1 << 40, 1 << 40, 0]]
+    {
+        assert_eq!(spec("w", &shape).elements(), None, "{shape:?}");
+        refused(&[spec("w", &shape)], "w");
+    }
+    // Each by itself is fine, together they are not.
+    let half = MAX_ELEMENTS / 2;
+    refused(&[spec("a", &[half]), spec("b", &[half]), spec("c", &[1])], "c");
+    for rule in wgpu_optim::rules::all() {
+        let mut config = OptimizerConfig::from_boxed(rule).ema(EmaConfig::default());
+        config.gradient.accumulate = 2;
+        config.gradient.clip_tensor_norm = Some(1.0);
+        config.weights.max_norm = Some(1.0);
+        let plan = Plan::new(&config, &[spec("a", &[half]), spec("b", &[half]), spec("none", &[0, half])]).unwrap();
+        assert!(plan.bytes_moved() / MAX_ELEMENTS >= 28 && plan.bytes_resident() / MAX_ELEMENTS >= 8);
+    }
+    // Without a plan, too.
+    let vast: Vec<_> = (0..8).map(|i| spec(&format!("t{i}"), &[MAX_ELEMENTS])).collect();
+    let arena = ArenaLayout::new(&vast, &[Formats::default(); 8], &wide).unwrap();
+    assert_eq!(arena.segments.iter().map(|s| s.elements).sum::<u64>(), 8 * MAX_ELEMENTS);
+    let far = placements(&[1 << 57; 9], 1, 0);
+    assert!(Layout::new(&far, &wide).is_err());
 }
 
 /// What moves the sizes of tables: groups, sums by tensor and by line, codes, counts of averages, frozen tensors.

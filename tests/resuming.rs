@@ -3,10 +3,11 @@
 
 mod support;
 
+use proptest::prelude::*;
 use support::oracle::Run;
-use wgpu_optim::rates::Rates;
+use wgpu_optim::rates::{GroupState, Rates, RatesState};
 use wgpu_optim::rules::{AdamW, Sgd};
-use wgpu_optim::schedule::{Constant, Cosine, Exponential, Geometric, Plateau, Schedule};
+use wgpu_optim::schedule::{Constant, Cosine, Exponential, Geometric, Mode, Plateau, PlateauState, Schedule};
 use wgpu_optim::step::Plan;
 use wgpu_optim::{
     DynamicScale, EmaConfig, Error, Group, LossScale, OptimizerConfig, OptimizerState, Result, TensorSpec,
@@ -239,4 +240,123 @@ fn an_average_keeps_its_interval() {
     // Before the first step there is nothing to lose.
     self::run(&every(5)).optimizer.load_state(&fresh).unwrap();
     assert_eq!(through_a_file(&state, &every(1)).unwrap(), state);
+}
+
+/// PyTorch's `ReduceLROnPlateau(mode, patience=0, factor=0.5)` at lr 1, told these figures in this order:
+/// `best` and the rate after each.
+#[test]
+fn infinite_figures_are_taken_as_pytorch_takes_them() {
+    const INF: f64 = f64::INFINITY;
+    let cases = [
+        (
+            Mode::Min,
+            [INF, 1.0, f64::NAN, -INF, -INF],
+            [None, Some(1.0), Some(1.0), Some(-INF), Some(-INF)],
+            [0.5, 0.5, 0.25, 0.25, 0.125],
+        ),
+        (
+            Mode::Max,
+            [-INF, 1.0, f64::NAN, INF, INF],
+            [None, Some(1.0), Some(1.0), Some(INF), Some(INF)],
+            [0.5, 0.5, 0.25, 0.25, 0.125],
+        ),
+        (Mode::Max, [INF, 1.0, 2.0, INF, -INF], [Some(INF); 5], [1.0, 0.5, 0.25, 0.125, 0.0625]),
+    ];
+    for (mode, figures, bests, expected) in cases {
+        let config = sgd(1.0).schedule(Plateau { mode, patience: 0, factor: 0.5, ..Plateau::default() });
+        let mut run = run(&config);
+        for ((figure, best), lr) in figures.into_iter().zip(bests).zip(expected) {
+            run.optimizer.report_loss(figure).unwrap();
+            let state = run.optimizer.state();
+            assert_eq!((state.plateau.best, state.plateau.factor), (best, lr), "{mode:?} after {figure}");
+            // And what is remembered is read back.
+            assert_eq!(through_a_file(&state, &config).unwrap(), state);
+        }
+    }
+    let config = sgd(1.0).schedule(Plateau::default());
+    let mut state = run(&config).optimizer.state();
+    state.plateau.best = Some(f64::NAN);
+    says(state.check(&Plan::new(&config, &specs()).unwrap()), "best figure is NaN");
+    state.plateau = PlateauState { bad_reports: u64::MAX, ..PlateauState::default() };
+    let mut run = run(&config);
+    run.optimizer.load_state(&state).unwrap();
+    run.optimizer.report_loss(f64::NAN).unwrap();
+}
+
+#[test]
+fn a_plateau_keeps_to_its_least_rate_under_another_base_rate() {
+    let config = sgd(1.0).schedule(Plateau { patience: 0, factor: 0.1, min_lr: 0.05, ..Plateau::default() });
+    let mut rates = rates(&config);
+    for _ in 0..2 {
+        rates.report_loss(1.0).unwrap();
+    }
+    assert_eq!(rates.lr(0), 0.1);
+    rates.set_lr(0.2).unwrap();
+    assert_eq!(rates.lr(0), 0.05, "not 0.02");
+    rates.report_loss(1.0).unwrap();
+    assert_eq!(rates.lr(0), 0.05);
+    // One set below stays where it was set.
+    rates.set_lr(0.01).unwrap();
+    assert_eq!(rates.lr(0), 0.01);
+    rates.report_loss(1.0).unwrap();
+    assert_eq!(rates.lr(0), 0.01);
+    rates.set_lr(4.0).unwrap();
+    assert_eq!(rates.lr(0), 0.4, "falls are shares");
+}
+
+/// Any number: of any size and sign, and none.
+fn number() -> impl Strategy<Value = f64> {
+    let odd = [0.0, -0.0, 5e-324, 1e-300, 3.4e38, 1e300, f64::MAX, f64::INFINITY, f64::NEG_INFINITY, f64::NAN];
+    prop_oneof![1 => prop::sample::select(odd.to_vec()), 1 => any::<f64>(), 12 => 0.0..1.0]
+}
+
+fn words() -> impl Strategy<Value = Vec<f32>> {
+    prop::collection::vec(any::<u32>().prop_map(f32::from_bits), 2)
+}
+
+proptest! {
+    /// Whatever a state holds that may be loaded, its file gives back, to the bit.
+    #[test]
+    fn every_number_of_a_state_is_read_back(
+        counts in prop::array::uniform3(prop_oneof![0..9u64, Just(u64::from(u32::MAX))]),
+        scale in number(),
+        plateau in (number(), prop::option::of(number()), any::<u64>(), any::<u64>()),
+        lr in number(),
+        groups in prop::collection::vec((number(), number(), prop::option::of(number())), 2),
+        sums in prop::array::uniform2(number()),
+        slots in prop::collection::vec(words(), 4),
+    ) {
+        let config = OptimizerConfig::named("schedule_free_adamw").unwrap().group(Group::matching("b"));
+        let mut config = config.schedule(Plateau::default());
+        config.gradient.loss_scale = Some(LossScale::Dynamic(DynamicScale::default()));
+        let plan = Plan::new(&config, &specs()).unwrap();
+        let mut state = run(&config).optimizer.state();
+        [state.steps_taken, state.steps_skipped, state.good_steps] = counts;
+        state.loss_scale = scale;
+        let (factor, best, bad_reports, cooldown) = plateau;
+        state.plateau = PlateauState { factor, best, bad_reports, cooldown };
+        let patterns = [None, Some("b".to_owned())].into_iter();
+        let group = |(pattern, (lr, weight_decay, ratio))| GroupState { pattern, lr, weight_decay, ratio };
+        state.rates = Some(RatesState { lr, groups: patterns.zip(groups).map(group).collect() });
+        let mut slots = slots.into_iter();
+        for (tensor, sum) in state.tensors.iter_mut().zip(sums) {
+            tensor.steps = counts[0];
+            tensor.weight_sum = sum;
+            for (_, values) in &mut tensor.slots {
+                let len = values.len();
+                *values = slots.next().unwrap()[..len].to_vec();
+            }
+        }
+        let read = through_a_file(&state, &config);
+        prop_assert_eq!(state.check(&plan).is_ok(), read.is_ok(), "{:?}", &read);
+        if let Ok(read) = read {
+            // NaN equals nothing, −0 equals 0: as text both show.
+            prop_assert_eq!(format!("{read:?}"), format!("{state:?}"));
+            let bits = |state: &OptimizerState| -> Vec<Vec<u32>> {
+                let slots = state.tensors.iter().flat_map(|t| &t.slots);
+                slots.map(|(_, values)| values.iter().map(|x| x.to_bits()).collect()).collect()
+            };
+            prop_assert_eq!(bits(&read), bits(&state));
+        }
+    }
 }

@@ -2,11 +2,13 @@
 
 use std::path::Path;
 
+use proptest::prelude::*;
 use serde_json::Value;
 use wgpu_optim::rates::Rates;
-use wgpu_optim::schedule::Kind;
+use wgpu_optim::rules::{self, Sgd};
+use wgpu_optim::schedule::{Constant, Exponential, Geometric, Kind, LARGEST_LR, OneCycle};
 use wgpu_optim::step::Plan;
-use wgpu_optim::{OptimizerConfig, TensorSpec};
+use wgpu_optim::{Group, OptimizerConfig, OptionValue, Schedule, TensorSpec};
 
 /// Of the base rate, since near zero PyTorch's own rounding shows. Both sides are float64 formulas;
 /// PyTorch's chained ones round at every step.
@@ -187,5 +189,170 @@ fn schedules_follow_one_another_as_pytorchs() {
         assert_ne!(changed, text);
         let error = toml::from_str::<OptimizerConfig>(&changed).unwrap_err().to_string();
         assert!(error.contains(problem), "{problem:?} is not in {error}");
+    }
+}
+
+/// However many follow one another: nothing recurses, and nothing is gone through once for each of them.
+#[test]
+fn long_sequences_take_no_stack_and_little_time() {
+    const COUNT: u64 = 50_000;
+    let small = std::thread::Builder::new().stack_size(256 << 10);
+    let sequence = small.spawn(|| {
+        let mut all = Schedule::from(Constant {});
+        for n in 1..COUNT {
+            all = all.then(1, Exponential { gamma: n as f64 });
+        }
+        let twin = all.clone();
+        assert_eq!(all, twin);
+        assert_eq!(format!("{all:?}"), format!("{twin:?}"));
+        all.check(1.0).unwrap();
+        assert_eq!(all.lr(COUNT, 1.0), (COUNT - 1) as f64);
+        let whole = Schedule::from(Constant {}).then(1, twin);
+        assert_eq!(whole.then.len() as u64, COUNT);
+    });
+    sequence.unwrap().join().unwrap();
+
+    let mut text = "[optimizer]\nrule = \"sgd\"\n[schedule]\nkind = \"constant\"\n".to_owned();
+    for _ in 0..COUNT / 5 {
+        text += "[[schedule.then]]\nafter = 1\nkind = \"constant\"\n";
+    }
+    let small = std::thread::Builder::new().stack_size(512 << 10);
+    let read = small.spawn(move || toml::from_str::<OptimizerConfig>(&text).unwrap().schedule.then.len());
+    assert_eq!(read.unwrap().join().unwrap() as u64, COUNT / 5);
+}
+
+#[test]
+fn what_follows_a_sequence_follows_its_last() {
+    let two = Schedule::from(Exponential { gamma: 0.5 }).with_warmup(1).then(2, Constant {});
+    let four = Schedule::from(Constant {}).then(3, two).then(4, Exponential { gamma: 0.25 });
+    let rates: Vec<_> = (0..11).map(|t| four.lr(t, 1.0)).collect();
+    assert_eq!(rates, [1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.25]);
+    assert_eq!(
+        four.then.iter().map(|then| (then.after, then.warmup_steps)).collect::<Vec<_>>(),
+        [(3, 1), (2, 0), (4, 0)]
+    );
+}
+
+/// A number that an option may have, the farthest among them.
+fn extreme() -> impl Strategy<Value = f64> {
+    let far = [0.0, 5e-324, 1e-300, 1e-45, 1e-38, 1e-3, 1.0, 2.0, 1e20, LARGEST_LR];
+    prop_oneof![prop::sample::select(far.to_vec()), 0.0..2.0]
+}
+
+proptest! {
+    /// Any schedule that is accepted gives every group a rate that f32 holds, at every step.
+    #[test]
+    fn rates_stay_within_f32(
+        kind in prop::sample::select(Kind::NAMES.to_vec()),
+        numbers in prop::collection::vec(extreme(), 8),
+        base in extreme(),
+        own in extreme(),
+        warmup in 0u64..4,
+        taken in prop_oneof![0u64..40, Just(u64::from(u32::MAX))],
+        set in extreme(),
+    ) {
+        let mut schedule = Schedule { kind: Kind::by_name(kind).unwrap(), warmup_steps: warmup, then: Vec::new() };
+        let mut numbers = numbers.into_iter();
+        for key in ["gamma", "decay", "end_factor", "power", "min_lr", "max_lr", "pct_start", "div_factor", "final_div_factor", "factor"] {
+            if let Some(number) = numbers.next() {
+                let _ = schedule.set_option(key, &OptionValue::Number(number));
+            }
+        }
+        for key in ["total_steps", "step_size", "period", "patience"] {
+            let _ = schedule.set_option(key, &OptionValue::Number(7.0));
+        }
+        let _ = schedule.set_option("milestones", &OptionValue::Numbers(vec![1.0, 5.0]));
+        let config = OptimizerConfig::new(Sgd { lr: base, ..Sgd::default() })
+            .group(Group::matching("b").set("lr", own))
+            .schedule(schedule);
+        prop_assume!(config.check().is_ok());
+        let mut rates = Rates::new(&Plan::new(&config, &[TensorSpec::new("b", [1])]).unwrap());
+        for _ in 0..2 {
+            let factor = rates.factor(taken);
+            prop_assert!(factor.is_finite() && factor >= 0.0, "factor {factor}");
+            let lr = rates.lr(taken);
+            prop_assert!((0.0..=LARGEST_LR).contains(&lr), "rate {lr}");
+            let _ = rates.report_loss(1.0);
+            let _ = rates.set_lr(set);
+        }
+    }
+}
+
+#[test]
+fn a_rate_that_leaves_f32_is_held_there() {
+    let rates = |lr: f64, gamma: f64| {
+        let config = OptimizerConfig::new(Sgd { lr, ..Sgd::default() }).schedule(Exponential { gamma });
+        Rates::new(&Plan::new(&config, &[]).unwrap())
+    };
+    let rates_of = |rates: Rates, steps: u64| (0..steps).map(|t| rates.lr(t)).collect::<Vec<_>>();
+    let held = rates_of(rates(1e-3, 1e20), 5);
+    assert!((held[2] - 1e37).abs() < 1e24);
+    assert_eq!(held[3..], [LARGEST_LR; 2]);
+    assert_eq!(rates_of(rates(0.0, 1e20), 20), [0.0; 20], "0 times whatever is 0");
+    // One over next to nothing.
+    let cycle = OneCycle { total_steps: 9, max_lr: 1.0, div_factor: 1e-320, ..OneCycle::default() };
+    assert!((0..20).all(|t| (0.0..=LARGEST_LR).contains(&Schedule::from(cycle.clone()).lr(t, 1.0))));
+}
+
+#[test]
+fn a_rate_that_a_schedule_cannot_use_is_that_of_the_optimizer() {
+    let cycle = Schedule::from(OneCycle { total_steps: 9, max_lr: 1.0, ..OneCycle::default() });
+    let geometric = Schedule::from(Geometric { total_steps: 9, min_lr: 1.0 });
+    let config = |schedule: Schedule, lr: f64| OptimizerConfig::new(Sgd { lr, ..Sgd::default() }).schedule(schedule);
+    let later = Schedule::default().then(3, geometric.clone());
+    for (schedule, kind) in [(cycle.clone(), "one_cycle"), (geometric, "geometric"), (later, "geometric")] {
+        let words = format!("optimizer.lr: must be a finite number above 0 with schedule {kind:?}, got 0.0");
+        assert_eq!(config(schedule.clone(), 0.0).check().unwrap_err().to_string(), words);
+        let mut rates = Rates::new(&Plan::new(&config(schedule.clone(), 0.5), &[]).unwrap());
+        assert_eq!(rates.set_lr(0.0).unwrap_err().to_string(), words);
+        let set = rates.set_lr(1.0);
+        assert_eq!(rates.goes_by_lr(), kind != "one_cycle");
+        match kind {
+            "one_cycle" => {
+                assert!(set.unwrap_err().to_string().contains("optimizer.lr: cannot be set"), "it acts on nothing")
+            }
+            _ => set.unwrap(),
+        }
+    }
+    // A group's rate is a ratio to those of the cycle; and where something follows it, the base rate acts there.
+    let grouped = config(cycle.clone(), 0.5).group(Group::matching("b").set("lr", 1.0));
+    let mut rates = Rates::new(&Plan::new(&grouped, &[TensorSpec::new("b", [1])]).unwrap());
+    rates.set_group_lr(1, "groups.\"b\"", 0.25).unwrap();
+    let mut rates = Rates::new(&Plan::new(&config(cycle.then(9, Constant {}), 0.5), &[]).unwrap());
+    rates.set_lr(0.25).unwrap();
+    assert_eq!(rates.lr(9), 0.25);
+}
+
+/// Rprop sizes its steps itself: what cannot act is refused.
+#[test]
+fn rates_that_no_rule_goes_by_are_refused() {
+    let rprop = || OptimizerConfig::from_boxed(rules::by_name("rprop").unwrap());
+    let words = "schedule.kind: acts on nothing: rule \"rprop\" takes lr as its first step size only";
+    for schedule in [Exponential { gamma: 0.5 }.into(), Schedule::default().with_warmup(3)] {
+        assert_eq!(rprop().schedule(schedule).check().unwrap_err().to_string(), words);
+    }
+    rprop().schedule(Schedule::default().then(3, Constant {})).check().unwrap();
+    // Another rule of a group goes by it, unless it is frozen.
+    let group = || Group::matching("b").rule(Sgd::default());
+    rprop().group(group()).schedule(Exponential { gamma: 0.5 }).check().unwrap();
+    assert!(rprop().group(group().frozen()).schedule(Exponential { gamma: 0.5 }).check().is_err());
+
+    let b = [TensorSpec::new("b", [1])];
+    let mut alone = Rates::new(&Plan::new(&rprop(), &b).unwrap());
+    let first = |table: &str| format!("{table}.lr: rule \"rprop\" takes it as its first step size only");
+    assert!(!alone.goes_by_lr());
+    assert_eq!(alone.set_lr(0.5).unwrap_err().to_string(), first("optimizer"));
+    let mixed = OptimizerConfig::new(Sgd::default()).group(Group::matching("b").rule(rules::Rprop::default()));
+    let mut mixed = Rates::new(&Plan::new(&mixed, &b).unwrap());
+    mixed.set_lr(0.5).unwrap();
+    let before = mixed.state();
+    assert_eq!(mixed.set_group_lr(1, "groups.\"b\"", 0.5).unwrap_err().to_string(), first("groups.\"b\""));
+    let none = mixed.set_group_weight_decay(1, "groups.\"b\"", 0.5).unwrap_err().to_string();
+    assert_eq!(none, "groups.\"b\".weight_decay: rule \"rprop\" has none");
+    assert_eq!(mixed.state(), before);
+    for rule in rules::all().into_iter().filter(|rule| rule.name() != "rprop") {
+        let mut rates = Rates::new(&Plan::new(&OptimizerConfig::from_boxed(rule), &b).unwrap());
+        rates.set_lr(0.5).unwrap();
+        rates.set_group_weight_decay(0, "optimizer", 0.5).unwrap();
     }
 }

@@ -60,7 +60,7 @@ impl From<wgpu_optim::Error> for Error {
         use wgpu_optim::Error as E;
         match error {
             E::Option { .. }
-            | E::Config(_)
+            | E::Limit { .. }
             | E::UnknownRule { .. }
             | E::Group { .. }
             | E::Tensor { .. }

@@ -24,10 +24,11 @@ fn direction(p: vec4<f32>, g: vec4<f32>, s: ptr<function, State>, h: Hyper) -> v
 fn ratio(norms: Norms, h: Hyper) -> f32 {
     let root = sqrt(norms.elements);
     let size = max(norms.params / root, h.eps2);
-    let inverse = norms.lr * h.root_step;
+    // Not 1 / (lr * root_step), whose product can leave f32.
+    let most = 1.0 / h.root_step;
     var share = 1.0;
-    if inverse > 1.0 {
-        share = 1.0 / inverse;
+    if norms.lr > most {
+        share = most / norms.lr;
     }
     return size * share / max(norms.update / root / h.d, 1.0);
 }

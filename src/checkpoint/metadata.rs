@@ -97,7 +97,7 @@ pub fn write(state: &OptimizerState, params: bool, extra: &BTreeMap<String, Stri
     for tensor in &state.tensors {
         pairs.push((rule_of(&tensor.name), tensor.rule.clone()));
         pairs.push((steps_of(&tensor.name), tensor.steps.to_string()));
-        if tensor.weight_sum != 0.0 {
+        if tensor.weight_sum.to_bits() != 0 {
             pairs.push((weight_sum_of(&tensor.name), exact(tensor.weight_sum)));
         }
     }
@@ -188,6 +188,11 @@ impl<'a> Reader<'a> {
         self.parsed(key, "a number", |x: &f64| x.is_finite())
     }
 
+    /// A number that may be infinite, such as the best figure of a run that met its target exactly.
+    fn figure(&mut self, key: &str) -> f64 {
+        self.parsed(key, "a number", |x: &f64| !x.is_nan())
+    }
+
     /// 0 where there is none.
     pub fn weight_sum(&mut self, tensor: &str) -> f64 {
         let key = weight_sum_of(tensor);
@@ -208,7 +213,7 @@ impl<'a> Reader<'a> {
             ema_interval: self.has("ema.interval").then(|| self.long_count("ema.interval")),
             plateau: PlateauState {
                 factor: self.number("plateau.factor"),
-                best: self.has("plateau.best").then(|| self.number("plateau.best")),
+                best: self.has("plateau.best").then(|| self.figure("plateau.best")),
                 bad_reports: self.long_count("plateau.bad_reports"),
                 cooldown: self.long_count("plateau.cooldown"),
             },

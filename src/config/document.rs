@@ -106,7 +106,7 @@ fn schedule(mut table: Table, within: &str, other: &'static str) -> Result<Sched
         .ok_or_else(|| within(OptionError::new("kind", format!("is missing; {}", allowed()))))?;
     let kind = Kind::by_name(&name)
         .ok_or_else(|| within(OptionError::new("kind", format!("unknown kind {name:?}; {}", allowed()))))?;
-    let mut schedule = Schedule { kind, warmup_steps: 0, then: None };
+    let mut schedule = Schedule { kind, warmup_steps: 0, then: Vec::new() };
     let mut known = schedule.keys();
     for (key, value) in &table {
         if !known.contains(&key.as_str()) {

@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use super::{Group, OptimizerConfig};
 use crate::options::{OptionField, OptionValue, Options};
-use crate::schedule::Schedule;
+use crate::schedule::{Kind, Then};
 
 /// Keys and values in order. Options that are off stand nowhere.
 #[derive(Debug, Default)]
@@ -96,17 +96,14 @@ impl Tables {
         optimizer.add_all(rule.options());
         optimizer.add_all(common.options());
         let table = |options: &dyn Options| Table::default().with(options.options());
-        let mut then = Vec::new();
-        let mut next = &schedule.then;
-        while let Some(following) = next {
+        let following = |then: &Then| {
             let mut table = Table::default();
-            table.0.extend(following.after.to_value().map(|after| ("after".to_owned(), after)));
-            table.add_schedule(&following.schedule);
-            then.push(table.in_order());
-            next = &following.schedule.then;
-        }
+            table.0.extend(then.after.to_value().map(|after| ("after".to_owned(), after)));
+            table.add_schedule(&then.kind, then.warmup_steps);
+            table.in_order()
+        };
         let mut first = Table::default();
-        first.add_schedule(schedule);
+        first.add_schedule(&schedule.kind, schedule.warmup_steps);
         Self {
             optimizer: optimizer.in_order(),
             groups: groups.iter().map(Table::of_group).collect(),
@@ -115,7 +112,7 @@ impl Tables {
             ema: ema.as_ref().map(|ema| table(ema)),
             storage: table(storage),
             schedule: first.in_order(),
-            then,
+            then: schedule.then.iter().map(following).collect(),
         }
     }
 
@@ -166,10 +163,10 @@ impl Table {
         self.0.extend(options.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))));
     }
 
-    fn add_schedule(&mut self, schedule: &Schedule) {
-        self.add("kind", OptionValue::from(schedule.kind.name()));
-        self.add_all(schedule.kind.options());
-        self.0.extend(schedule.warmup_steps.to_value().map(|steps| ("warmup_steps".to_owned(), steps)));
+    fn add_schedule(&mut self, kind: &Kind, warmup_steps: u64) {
+        self.add("kind", OptionValue::from(kind.name()));
+        self.add_all(kind.options());
+        self.0.extend(warmup_steps.to_value().map(|steps| ("warmup_steps".to_owned(), steps)));
     }
 
     fn with(mut self, options: Vec<(&'static str, Option<OptionValue>)>) -> Self {

@@ -17,9 +17,9 @@ impl<F: Element> CpuOptimizer<F> {
     /// No `[ema]` is configured; the number of tensors or a shape differs. Nothing is changed then.
     pub fn swap_ema(&mut self, params: &mut [ArrayViewMutD<'_, F>]) -> Result<()> {
         let Some(ema) = &self.plan.ema else {
-            return Err(Error::Config("no moving average is kept: the configuration has no [ema]".to_owned()));
+            return Err(Error::call("swap_ema", "no moving average is kept: the configuration has no [ema]"));
         };
-        self.check_shapes(params.iter().map(|p| p.shape()))?;
+        self.check_shapes("swap_ema", params.iter().map(|p| p.shape()))?;
         for (t, (params, values)) in params.iter_mut().zip(&mut self.states).enumerate() {
             if values.steps < ema.interval {
                 continue;
@@ -49,7 +49,7 @@ impl<F: Element> CpuOptimizer<F> {
     pub(super) fn check_unswapped(&self, call: &str) -> Result<()> {
         if self.swapped {
             let problem = "the moving average lies in the parameters' place; swap_ema once more first";
-            return Err(Error::Config(format!("{call}: {problem}")));
+            return Err(Error::call(call, problem));
         }
         Ok(())
     }
@@ -60,7 +60,7 @@ impl<F: Element> CpuOptimizer<F> {
     /// # Errors
     /// The number of tensors or a shape differs.
     pub fn evaluation_weights(&self, params: &[ArrayViewMutD<'_, F>]) -> Result<Vec<ArrayD<F>>> {
-        self.check_shapes(params.iter().map(|p| p.shape()))?;
+        self.check_shapes("evaluation_weights", params.iter().map(|p| p.shape()))?;
         let weights = params.iter().zip(&self.states).enumerate().map(|(t, (params, values))| {
             let mut weights = params.as_standard_layout().into_owned();
             let variant = self.plan.variant_of(t);

@@ -14,6 +14,7 @@ use crate::hyper::Scalars;
 use crate::lines::Lines;
 use crate::maths;
 use crate::rates::Rates;
+use crate::schedule::{LARGEST_LR, held};
 use crate::step::{Plan, Stepping};
 use crate::storage::{Format, Noise};
 use crate::twin::{Element, Measure, UpdateSettings};
@@ -144,7 +145,7 @@ pub fn prepare<F: Element>(
         let settings = UpdateSettings {
             lr,
             coupled: decays.coupled,
-            lr_decoupled: lr * decays.decoupled,
+            lr_decoupled: held(lr * decays.decoupled),
             in_ratio: decays.in_ratio,
             sign: rate.sign,
             elements: plan.tensors[d.tensor].elements as f64,
@@ -159,9 +160,13 @@ pub fn prepare<F: Element>(
     dense.iter_mut().enumerate().map(&mut step).collect()
 }
 
-/// The share of a step of size γ in the average of the iterates, γ² / Σγ²; adds it to the sum.
+/// The largest γ that counts, `LARGEST_GAMMA` of `shaders/prepare.wgsl`.
+const LARGEST_GAMMA: f64 = (1u64 << 60) as f64;
+
+/// The share of a step of size γ in the average of the iterates, γ² / Σγ²; adds it to the sum, which f32 holds.
 fn share(sum: &mut f64, gamma: f64) -> f64 {
-    *sum += gamma * gamma;
+    let gamma = gamma.min(LARGEST_GAMMA);
+    *sum = (*sum).min(LARGEST_LR - gamma * gamma) + gamma * gamma;
     if *sum == 0.0 { 0.0 } else { gamma * gamma / *sum }
 }
 

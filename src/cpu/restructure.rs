@@ -3,6 +3,7 @@
 use super::stored::{Stored, copy_rows};
 use super::{CpuOptimizer, SlotValues};
 use crate::config::OptimizerConfig;
+use crate::step::Plan;
 use crate::tensor::TensorSpec;
 use crate::twin::Element;
 use crate::{Error, Result};
@@ -15,19 +16,20 @@ impl<F: Element> CpuOptimizer<F> {
     /// As [`CpuOptimizer::new`]; nothing is changed then.
     pub fn add_tensors(&mut self, specs: impl IntoIterator<Item = TensorSpec>) -> Result<()> {
         let specs: Vec<_> = self.specs().chain(specs).collect();
-        self.reconfigure(&self.config.clone(), &specs)
+        self.rebuild(None, &specs, None)
     }
 
-    /// Lets tensors go, their state with them. Places of those that stay close up.
+    /// Lets tensors go, their state with them. Places of those that stay close up. A group that is left without any
+    /// stays, for tensors that come later.
     ///
     /// # Errors
-    /// There is no such tensor, or a group is left without any; nothing is changed then.
+    /// There is no such tensor; nothing is changed then.
     pub fn remove_tensors(&mut self, names: &[&str]) -> Result<()> {
         for name in names {
             self.plan.tensor_named(name).ok_or_else(|| Error::no_tensor(name))?;
         }
         let specs: Vec<_> = self.specs().filter(|spec| !names.contains(&spec.name.as_str())).collect();
-        self.reconfigure(&self.config.clone(), &specs)
+        self.rebuild(None, &specs, None)
     }
 
     /// Goes on with another configuration and other tensors. The state of a tensor follows where its rule is
@@ -39,12 +41,17 @@ impl<F: Element> CpuOptimizer<F> {
     /// As [`CpuOptimizer::new`]; or `[ema]` is new, and there are steps whose weights it would lack. Nothing is
     /// changed then.
     pub fn reconfigure(&mut self, config: &OptimizerConfig, specs: &[TensorSpec]) -> Result<()> {
-        self.rebuild(config, specs, None)
+        self.rebuild(Some(config), specs, None)
     }
 
-    fn rebuild(&mut self, config: &OptimizerConfig, specs: &[TensorSpec], moved: Option<usize>) -> Result<()> {
+    /// With another configuration, or its own, under which groups may have lost their tensors.
+    fn rebuild(&mut self, config: Option<&OptimizerConfig>, specs: &[TensorSpec], moved: Option<usize>) -> Result<()> {
         self.check_unswapped("a change of tensors")?;
-        let mut next = Self::new(config, specs)?;
+        let plan = match config {
+            Some(config) => Plan::new(config, specs)?,
+            None => Plan::going_on(&self.config, specs)?,
+        };
+        let mut next = Self::of_plan(config.unwrap_or(&self.config), plan);
         let old = self.plan.kept_in(&next.plan, moved)?;
         let goes_on = old.iter().any(Option::is_some);
         self.plan.check_change(&next.plan, self.steps_taken, self.micro_batches, goes_on)?;
@@ -90,7 +97,7 @@ impl<F: Element> CpuOptimizer<F> {
         let pairs: Vec<_> = sources.iter().enumerate().filter_map(kept).collect();
         let widths = self.plan.factor_widths(tensor);
         let old = self.states[tensor].clone();
-        self.rebuild(&self.config.clone(), &specs, Some(tensor))?;
+        self.rebuild(None, &specs, Some(tensor))?;
         let new = &mut self.states[tensor];
         for (to, from) in new.slots.iter_mut().zip(&old.slots) {
             to.copy_rows(from, &pairs, width as usize);

@@ -200,12 +200,11 @@ impl Gpu {
     /// squares of a norm are added up; nothing else depends on it but time.
     ///
     /// # Errors
-    /// [`Error::Config`] for any other number than 8, 16, 32, 64, 128 or 256.
+    /// [`Error::Call`] for any other number than 8, 16, 32, 64, 128 or 256.
     pub fn set_workgroup_size(&self, threads: u32) -> Result<()> {
         if !threads.is_power_of_two() || !(8..=shader::WORKGROUP).contains(&threads) {
-            return Err(Error::Config(format!(
-                "workgroups of {threads} threads: 8, 16, 32, 64, 128 or 256 are possible"
-            )));
+            let problem = format!("workgroups of {threads} threads: 8, 16, 32, 64, 128 or 256 are possible");
+            return Err(Error::call("set_workgroup_size", problem));
         }
         self.inner.workgroup_size.store(threads, Ordering::Relaxed);
         Ok(())

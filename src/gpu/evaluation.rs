@@ -41,7 +41,7 @@ impl Optimizer {
     /// Nothing is recorded then.
     pub fn swap_ema(&mut self, encoder: &mut wgpu::CommandEncoder) -> Result<()> {
         if self.plan.ema.is_none() {
-            return Err(Error::Config("no moving average is kept: the configuration has no [ema]".to_owned()));
+            return Err(Error::call("swap_ema", "no moving average is kept: the configuration has no [ema]"));
         }
         let from = self.phases.current();
         let to = match from {
@@ -70,7 +70,7 @@ impl Optimizer {
     pub fn begin_evaluation(&mut self, encoder: &mut wgpu::CommandEncoder) -> Result<()> {
         if !self.plan.averages() {
             let problem = "no rule averages its iterates: its parameters are those to evaluate with";
-            return Err(Error::Config(problem.to_owned()));
+            return Err(Error::call("begin_evaluation", problem));
         }
         self.check_training("begin_evaluation")?;
         if self.evaluation.kept.is_empty() {
@@ -93,7 +93,7 @@ impl Optimizer {
     /// No evaluation has begun; the device is lost. Nothing is recorded then.
     pub fn end_evaluation(&mut self, encoder: &mut wgpu::CommandEncoder) -> Result<()> {
         if self.phases.current() != Phase::Evaluating {
-            return Err(Error::Config("end_evaluation: none has begun".to_owned()));
+            return Err(Error::call("end_evaluation", "none has begun"));
         }
         let keep = keep::pipeline(&self.gpu)?;
         self.change(encoder, "training weights", [Phase::Evaluating, Phase::Training], |pass| {

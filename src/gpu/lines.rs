@@ -139,9 +139,9 @@ impl LineTables {
         }
         let most = tables.partials.max(tables.words);
         if most > u64::from(u32::MAX) {
-            return Err(Error::Config(format!(
-                "adafactor and gradient.clip_adaptive take fewer than 2^32 sums of lines in all; these tensors take {most}"
-            )));
+            let problem =
+                format!("adafactor and gradient.clip_adaptive take fewer than 2^32 in all, these tensors {most}");
+            return Err(Error::Limit { what: "sums of lines", problem });
         }
         Ok(Some(tables))
     }

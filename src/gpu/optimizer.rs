@@ -60,6 +60,11 @@ pub(super) struct Bound {
     absent: Arc<[usize]>,
 }
 
+/// The tensors as a plan knows them.
+pub(super) fn specs(tensors: &[Tensor]) -> Vec<TensorSpec> {
+    tensors.iter().map(|t| t.spec.clone()).collect()
+}
+
 impl Optimizer {
     /// An optimizer for those tensors: checks everything, allocates state, builds pipelines.
     ///
@@ -68,8 +73,12 @@ impl Optimizer {
     /// overlaps another; a device out of memory; a rule whose shader does not compile.
     pub fn new(gpu: &Gpu, config: &OptimizerConfig, tensors: impl IntoIterator<Item = Tensor>) -> Result<Self> {
         let tensors: Vec<_> = tensors.into_iter().collect();
-        let specs: Vec<TensorSpec> = tensors.iter().map(|t| t.spec.clone()).collect();
-        let plan = Plan::new(config, &specs)?;
+        let plan = Plan::new(config, &specs(&tensors))?;
+        Self::of_plan(gpu, config, tensors, plan)
+    }
+
+    /// The same with a plan made already.
+    pub(super) fn of_plan(gpu: &Gpu, config: &OptimizerConfig, tensors: Vec<Tensor>, plan: Plan) -> Result<Self> {
         let param_map = ParamMap::new(&plan, &tensors)?;
         let rates = Rates::new(&plan);
         let layout = Layout::new(&placements(&plan, &tensors), gpu.limits())?;

@@ -37,7 +37,7 @@ impl Phase {
             Self::Evaluating => "an evaluation has begun and not ended; end_evaluation first",
             Self::Averaged => "the moving average lies in the parameters' place; swap_ema once more first",
         };
-        Err(Error::Config(format!("{call}: {problem}")))
+        Err(Error::call(call, problem))
     }
 }
 

@@ -2,13 +2,14 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::optimizer::Optimizer;
+use super::optimizer::{Optimizer, specs};
 use super::row_moves::{NEW, RowMove, Side, Slots};
 use super::slice::Tensor;
 use super::transfer;
 use super::upload::Upload;
 use crate::config::OptimizerConfig;
 use crate::layout::StatePart;
+use crate::step::Plan;
 use crate::{Error, Result};
 
 /// A stretch of state to copy: window and word, in the old and in the new, and words.
@@ -29,21 +30,21 @@ impl Optimizer {
     /// As [`Optimizer::new`]; [`Error::StepsUnderWay`]; or the device fails. Nothing is changed then.
     pub fn add_tensors(&mut self, tensors: impl IntoIterator<Item = Tensor>) -> Result<()> {
         let tensors = self.tensors.iter().cloned().chain(tensors).collect();
-        self.rebuild(&self.config.clone(), tensors, None)
+        self.rebuild(None, tensors, None)
     }
 
-    /// Lets tensors go, their state with them. Places of those that stay close up.
+    /// Lets tensors go, their state with them. Places of those that stay close up. A group that is left without any
+    /// stays, for tensors that come later.
     ///
     /// # Errors
-    /// There is no such tensor; a group is left without any; as [`Optimizer::add_tensors`]. Nothing is changed
-    /// then.
+    /// There is no such tensor; as [`Optimizer::add_tensors`]. Nothing is changed then.
     pub fn remove_tensors(&mut self, names: &[&str]) -> Result<()> {
         for name in names {
             self.plan.tensor_named(name).ok_or_else(|| Error::no_tensor(name))?;
         }
         let stays = |t: &&Tensor| !names.contains(&t.spec.name.as_str());
         let tensors = self.tensors.iter().filter(stays).cloned().collect();
-        self.rebuild(&self.config.clone(), tensors, None)
+        self.rebuild(None, tensors, None)
     }
 
     /// Goes on with another configuration, and so with other groups, and with other tensors where both must
@@ -56,7 +57,7 @@ impl Optimizer {
     /// `[ema]` is new, and there are steps whose weights it would lack; as [`Optimizer::add_tensors`]. Nothing
     /// is changed then.
     pub fn reconfigure(&mut self, config: &OptimizerConfig, tensors: impl IntoIterator<Item = Tensor>) -> Result<()> {
-        self.rebuild(config, tensors.into_iter().collect(), None)
+        self.rebuild(Some(config), tensors.into_iter().collect(), None)
     }
 
     /// Replaces a tensor by one of the same name with other rows, along the first dimension, in other memory: new
@@ -78,12 +79,13 @@ impl Optimizer {
         }
         let mut tensors = self.tensors.clone();
         tensors[index] = tensor;
-        self.rebuild(&self.config.clone(), tensors, Some((index, sources)))
+        self.rebuild(None, tensors, Some((index, sources)))
     }
 
+    /// With another configuration, or its own, under which groups may have lost their tensors.
     fn rebuild(
         &mut self,
-        config: &OptimizerConfig,
+        config: Option<&OptimizerConfig>,
         tensors: Vec<Tensor>,
         moved: Option<(usize, Vec<u32>)>,
     ) -> Result<()> {
@@ -91,7 +93,12 @@ impl Optimizer {
         self.check_training("a change of tensors")?;
         self.check_idle()?;
         let state = before.control.head(&self.plan);
-        let mut next = Self::new(&self.gpu, config, tensors)?;
+        let specs = specs(&tensors);
+        let plan = match config {
+            Some(config) => Plan::new(config, &specs)?,
+            None => Plan::going_on(&self.config, &specs)?,
+        };
+        let mut next = Self::of_plan(&self.gpu, config.unwrap_or(&self.config), tensors, plan)?;
         let old = self.plan.kept_in(&next.plan, moved.as_ref().map(|(t, _)| *t))?;
         let goes_on = old.iter().any(Option::is_some);
         self.plan.check_change(&next.plan, state.steps_taken, state.micro_batches, goes_on)?;

@@ -239,6 +239,7 @@ pub struct LaneSource {
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Pod, Zeroable)]
 pub struct RatesRow {
+    /// Over the unit that the factors are multiplied with.
     pub lr: f32,
     pub coupled: f32,
     pub decoupled: f32,

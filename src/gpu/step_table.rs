@@ -14,6 +14,7 @@ use super::rows::{LaneSource, ROW_WORDS, RatesRow};
 use super::upload::Writes;
 use crate::hyper::Scalars;
 use crate::rates::Rates;
+use crate::schedule::held;
 use crate::state::OptimizerState;
 use crate::step::Plan;
 use crate::{Error, Result};
@@ -87,8 +88,10 @@ pub struct Places {
 
 impl Places {
     pub fn of(plan: &Plan) -> Self {
-        let groups = plan.groups.len() as u64;
-        let tensors = plan.tensors.len() as u64;
+        Self::for_counts(plan.groups.len() as u64, plan.tensors.len() as u64)
+    }
+
+    pub fn for_counts(groups: u64, tensors: u64) -> Self {
         let row = ROW_WORDS as u64;
         let fitting = OWN_BUDGET_WORDS / (row * tensors.max(1));
         let own_rows = fitting.clamp(*OWN_ROWS.start(), *OWN_ROWS.end());
@@ -102,6 +105,12 @@ impl Places {
     pub fn bytes(self) -> u64 {
         self.words * 4
     }
+
+    /// Groups that fit beside those tensors, that of `[optimizer]` among them.
+    pub fn most_groups(tensors: u64, binding: u64) -> u64 {
+        let [none, one] = [0, 1].map(|groups| Self::for_counts(groups, tensors).bytes());
+        binding.saturating_sub(none) / (one - none)
+    }
 }
 
 impl StepTable {
@@ -110,7 +119,13 @@ impl StepTable {
         let Places { own_rows, rates_at, factors_at, rows_at, own_at, words } = Places::of(plan);
         let row = ROW_WORDS as u64;
         if words * 4 > gpu.limits().binding {
-            let reason = format!("{groups} groups and {tensors} tensors pass the longest binding");
+            let most = Places::most_groups(tensors as u64, gpu.limits().binding);
+            let reason = format!(
+                "{groups} groups (the one of [optimizer] among them) and {tensors} tensors take {} bytes, and the longest \
+                 binding has {}: at most {most} groups fit",
+                words * 4,
+                gpu.limits().binding
+            );
             return Err(Error::Device { what: "the step table".to_owned(), reason });
         }
         let buffer = gpu.buffer("step table", words * 4, BufferUsages::STORAGE | BufferUsages::COPY_DST)?;
@@ -339,7 +354,7 @@ impl StepTable {
     }
 
     fn write_factors(&self, to: &mut dyn Writes, rates: &Rates, rows: std::ops::Range<u64>) -> Result<()> {
-        self.write_ring(to, self.factors_at, STEP_ROWS, rows, |t| [rates.factor(t) as f32])
+        self.write_ring(to, self.factors_at, STEP_ROWS, rows, |t| [(rates.factor(t) * rates.unit()) as f32])
     }
 
     fn write_ring<const N: usize>(
@@ -382,7 +397,7 @@ impl StepTable {
             .map(|group| {
                 let decays = group.decays();
                 RatesRow {
-                    lr: group.lr as f32,
+                    lr: held(group.lr / rates.unit()) as f32,
                     coupled: decays.coupled as f32,
                     decoupled: decays.decoupled as f32,
                     in_ratio: decays.in_ratio as f32,

@@ -91,7 +91,7 @@ fn workgroups_have_a_choice_of_sizes() {
     for threads in [0, 4, 24, 512] {
         let error = gpu.set_workgroup_size(threads).unwrap_err();
         assert!(
-            matches!(&error, Error::Config(text) if text.contains(&format!("of {threads} threads: 8, 16, 32"))),
+            matches!(&error, Error::Call { problem, .. } if problem.contains(&format!("of {threads} threads: 8, 16, 32"))),
             "{error}"
         );
     }

@@ -62,7 +62,9 @@ impl ArenaLayout {
                 })?;
             // The last of its storage. A tensor that fills or passes a binding leaves no room beside it.
             let last = layout.segments.iter().rposition(|segment| segment.formats == *formats);
-            let room = last.filter(|i| (layout.segments[*i].elements + elements) * wide <= whole);
+            // No segment passes the longest buffer, nor does the tensor: in 128 bits their sum is exact.
+            let fits = |segment: &Segment| u128::from(segment.elements) + u128::from(elements) <= (whole / wide).into();
+            let room = last.filter(|i| fits(&layout.segments[*i]));
             let segment = room.unwrap_or_else(|| {
                 layout.segments.push(Segment { elements: 0, formats: *formats });
                 layout.segments.len() - 1

@@ -106,8 +106,8 @@ impl Twin for Adafactor {
         let size = norms.params / root;
         let size = if size < h.eps2 { h.eps2 } else { size };
         // min(lr, 1/√t) / lr
-        let inverse = norms.lr * h.root_step;
-        let share = if inverse <= F::one() { F::one() } else { F::one() / inverse };
+        let most = F::one() / h.root_step;
+        let share = if norms.lr <= most { F::one() } else { most / norms.lr };
         let excess = norms.update / root / h.d;
         size * share / if excess > F::one() { excess } else { F::one() }
     }

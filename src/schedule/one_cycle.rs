@@ -2,6 +2,7 @@
 
 use std::f64::consts::PI;
 
+use super::held;
 use crate::options::{OptionError, check, words};
 
 /// The shape between two rates.
@@ -52,8 +53,9 @@ impl OneCycle {
     /// The rate `t` steps into a cycle of `total`.
     pub(super) fn lr(&self, t: u64, total: u64) -> f64 {
         let (t, total) = (t.min(total.saturating_sub(1)) as f64, total as f64);
-        let first = self.max_lr / self.div_factor;
-        let last = first / self.final_div_factor;
+        // Divided by next to nothing they would be infinite, and their difference no number.
+        let first = held(self.max_lr / self.div_factor);
+        let last = held(first / self.final_div_factor);
         let rise = self.pct_start * total;
         let phases: &[(f64, f64, f64)] = if self.three_phase {
             &[(rise - 1.0, first, self.max_lr), (2.0 * rise - 2.0, self.max_lr, first), (total - 1.0, first, last)]

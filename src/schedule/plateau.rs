@@ -47,6 +47,12 @@ crate::options! {
 }
 
 impl Plateau {
+    /// What is left of a base rate of `lr`, above 0, after falls that left that share of it: reports never take it
+    /// below `min_lr`, also where another base rate was set since. One that was set below stays there.
+    pub(crate) fn share(&self, left: f64, lr: f64) -> f64 {
+        left.max((self.min_lr / lr).min(1.0))
+    }
+
     pub(super) fn check(&self) -> Result<(), OptionError> {
         if !(self.factor > 0.0 && self.factor < 1.0) {
             return Err(OptionError::new("factor", format!("must be above 0 and below 1, got {:?}", self.factor)));
@@ -56,7 +62,14 @@ impl Plateau {
         check::non_negative("eps", self.eps)
     }
 
-    fn improves(&self, figure: f64, best: f64) -> bool {
+    fn improves(&self, figure: f64, best: Option<f64>) -> bool {
+        // NaN never improves. Before there is a best, all is better than the worst, an infinity too.
+        let Some(best) = best else {
+            return match self.mode {
+                Mode::Min => figure < f64::INFINITY,
+                Mode::Max => figure > f64::NEG_INFINITY,
+            };
+        };
         match (self.mode, self.threshold_mode) {
             (Mode::Min, ThresholdMode::Rel) => figure < best * (1.0 - self.threshold),
             (Mode::Min, ThresholdMode::Abs) => figure < best - self.threshold,
@@ -69,9 +82,9 @@ impl Plateau {
 /// What a [`Plateau`] remembers.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct PlateauState {
-    /// The present rate, as a share of the base rate.
+    /// The present rate, as a share of the base rate, `min_lr` apart.
     pub factor: f64,
-    /// The best figure so far; `None` before the first.
+    /// The best figure so far, which may be infinite; `None` before the first.
     pub best: Option<f64>,
     /// Reports since the last improvement.
     pub bad_reports: u64,
@@ -88,23 +101,18 @@ impl Default for PlateauState {
 impl PlateauState {
     /// Takes in a figure, for a base rate of `lr`.
     pub fn report(&mut self, plateau: &Plateau, figure: f64, lr: f64) {
-        // NaN never improves, and is no best to improve on.
-        let improved = match self.best {
-            Some(best) => plateau.improves(figure, best),
-            None => figure.is_finite(),
-        };
-        if improved {
+        if plateau.improves(figure, self.best) {
             self.best = Some(figure);
             self.bad_reports = 0;
         } else {
-            self.bad_reports += 1;
+            self.bad_reports = self.bad_reports.saturating_add(1);
         }
         if self.cooldown > 0 {
             self.cooldown -= 1;
             self.bad_reports = 0;
         }
         if self.bad_reports > plateau.patience {
-            let old = self.factor * lr;
+            let old = plateau.share(self.factor, lr) * lr;
             let new = (old * plateau.factor).max(plateau.min_lr);
             if old - new > plateau.eps {
                 self.factor = new / lr;

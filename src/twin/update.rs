@@ -4,6 +4,7 @@ use super::{Block, MAX_SLOTS, Measure, Norms, SlotArray, Twin, UpdateSettings};
 use crate::float::Float;
 use crate::hyper::HyperRow;
 use crate::maths::{average, square};
+use crate::schedule::LARGEST_LR;
 use crate::wide::widest;
 
 /// Elements whose state is gathered at a time: small enough for registers and the first cache.
@@ -53,6 +54,11 @@ fn run<T: Twin, F: Float, const MEASURE: bool>(rule: &T, block: Block<'_, F>) ->
     Measure::default()
 }
 
+/// A rate that passed f32 on its way, as `held_rate` of the shaders.
+fn held<F: Float>(lr: F) -> F {
+    if lr > F::of(LARGEST_LR) { F::of(LARGEST_LR) } else { lr }
+}
+
 /// Whether [`common`] serves the block: nothing is asked for but the rule's own step, and the slots that are
 /// on come before those that are off.
 fn is_common<F: Float>(block: &Block<'_, F>) -> bool {
@@ -80,10 +86,10 @@ impl<F: Float> Terms<F> {
         let mut lr = F::of(settings.lr);
         if let Some([p_norm, u_norm]) = settings.norms {
             let norms = Norms { params: F::of(p_norm), update: F::of(u_norm), elements: F::of(settings.elements), lr };
-            lr = lr * rule.ratio(&norms, h);
+            lr = held(lr * rule.ratio(&norms, h));
         }
         if let Some(growth) = settings.cautious {
-            lr = F::of(settings.lr * growth);
+            lr = held(F::of(settings.lr * growth));
         }
         let exponent = if settings.coefficient == 0.0 { 0.0 } else { settings.coefficient.log2().floor() };
         let exponent = if exponent.abs() < 126.0 { 0.0 } else { exponent.clamp(-126.0, 126.0) };

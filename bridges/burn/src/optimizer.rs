@@ -27,7 +27,8 @@ impl Optimizer {
 
     /// Takes a step with those gradients. Parameters that gradients do not name stay as they are.
     ///
-    /// The learning rate is that of `[optimizer]`: a schedule in the configuration is applied on top.
+    /// The learning rate is that of `[optimizer]`: a schedule in the configuration is applied on top. `one_cycle` and the
+    /// rule `rprop` go by the configuration alone.
     ///
     /// # Errors
     /// The configuration does not fit the module, a tensor is not f32 on Burn's wgpu device, or the
@@ -55,7 +56,7 @@ impl Optimizer {
                 }
             }
         };
-        if self.lr != Some(lr) {
+        if self.lr != Some(lr) && engine.rates().goes_by_lr() {
             engine.set_lr(lr)?;
             self.lr = Some(lr);
         }

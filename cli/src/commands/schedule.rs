@@ -2,6 +2,7 @@ use std::path::PathBuf;
 
 use serde_json::json;
 use wgpu_optim::rates::Rates;
+use wgpu_optim::rules::Sgd;
 use wgpu_optim::schedule::Kind;
 use wgpu_optim::step::Plan;
 use wgpu_optim::{OptimizerConfig, Schedule};
@@ -61,7 +62,7 @@ pub fn run(args: &Args) -> Result<()> {
         (None, Some(_)) => losses.len() as u64 + 1,
         (None, None) => length(&config.schedule).saturating_add(1).min(LONGEST),
     };
-    let rates = rates(config.clone(), &losses, steps)?;
+    let rates = rates(&config, &losses, steps)?;
 
     if args.plot.is_some() {
         let points = thinned(rates.len(), POINTS).map(|t| (t as f64, rates[t])).collect();
@@ -79,13 +80,14 @@ pub fn run(args: &Args) -> Result<()> {
 }
 
 /// The rate of each step.
-fn rates(mut config: OptimizerConfig, losses: &[f64], steps: u64) -> Result<Vec<f64>> {
-    // There are no tensors for groups to match, and the rate is the optimizer's own.
-    config.groups.clear();
+fn rates(config: &OptimizerConfig, losses: &[f64], steps: u64) -> Result<Vec<f64>> {
+    // There are no tensors for groups to match. The rate is the optimizer's own, whichever rule goes by it.
+    let rule = Sgd { lr: config.rule.lr(), ..Sgd::default() };
+    let config = OptimizerConfig::new(rule).schedule(config.schedule.clone());
     let mut rates = Rates::new(&Plan::new(&config, &[])?);
     let mut losses = losses.iter();
     let rate = |t| {
-        let lr = rates.base() * rates.factor(t);
+        let lr = rates.lr(t);
         losses.next().map_or(Ok(()), |loss| rates.report_loss(*loss))?;
         Ok(lr)
     };
@@ -94,11 +96,13 @@ fn rates(mut config: OptimizerConfig, losses: &[f64], steps: u64) -> Result<Vec<
 
 /// Steps after which a schedule, with those that follow it, does nothing new.
 fn length(schedule: &Schedule) -> u64 {
-    if let Some(then) = &schedule.then {
-        return then.after.saturating_add(length(&then.schedule));
-    }
-    let warmup = schedule.warmup_steps;
-    match &schedule.kind {
+    let before = schedule.then.iter().map(|then| then.after).fold(0, u64::saturating_add);
+    let last = schedule.then.last().map_or((&schedule.kind, schedule.warmup_steps), |t| (&t.kind, t.warmup_steps));
+    before.saturating_add(length_of(last.0, last.1))
+}
+
+fn length_of(kind: &Kind, warmup: u64) -> u64 {
+    match kind {
         Kind::Linear(k) => k.total_steps,
         Kind::Polynomial(k) => k.total_steps,
         Kind::Cosine(k) => k.total_steps,
@@ -114,16 +118,20 @@ fn length(schedule: &Schedule) -> u64 {
     }
 }
 
+/// Kinds that a title names.
+const NAMED: usize = 4;
+
 fn name(schedule: &Schedule) -> String {
-    let kind = schedule.kind.name();
-    let own = match schedule.warmup_steps {
-        0 => kind.to_owned(),
-        steps => format!("{kind} after {steps} steps of warm-up"),
+    let own = |kind: &Kind, warmup_steps: u64| match warmup_steps {
+        0 => kind.name().to_owned(),
+        steps => format!("{} after {steps} steps of warm-up", kind.name()),
     };
-    match &schedule.then {
-        Some(then) => format!("{own}, then {}", name(&then.schedule)),
-        None => own,
-    }
+    let first = own(&schedule.kind, schedule.warmup_steps);
+    let then = schedule.then.iter().map(|then| own(&then.kind, then.warmup_steps));
+    let mut names: Vec<_> = std::iter::once(first).chain(then.take(NAMED - 1)).collect();
+    let more = schedule.then.len() + 1 - names.len();
+    names.extend((more > 0).then(|| format!("{more} more")));
+    names.join(", then ")
 }
 
 /// About so many of the first `len` numbers, evenly, the first and the last among them.
