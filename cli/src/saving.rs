@@ -152,6 +152,7 @@ impl Resumed {
         }
         let Some(before) = &self.config else {
             resuming::check(path, told, allowed)?;
+            output::notice(&format!("{}: does not say its configuration: is it the same?", path.display()));
             return Ok(asked);
         };
         let lengths = length(&before.schedule).zip(length(&asked.schedule)).filter(|(was, now)| was != now);

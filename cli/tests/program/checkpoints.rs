@@ -92,7 +92,9 @@ fn a_checkpoint_of_another_run_is_refused() {
             "\"layer3.bias.momentum_buffer\" is missing",
         ],
     );
-    assert_eq!(program(&["train", "-q", "--backend", "cpu", "--epochs", "2", "--resume", &old], &[]).code, 0);
+    let outcome = program(&["train", "-q", "--backend", "cpu", "--epochs", "2", "--resume", &old], &[]);
+    assert_eq!(outcome.code, 0, "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("does not say its configuration"), "{}", outcome.stderr);
     refuses(&["--resume", &folder.arg("nowhere")], &["nowhere"]);
     refuses(&["--checkpoint", &folder.arg("nowhere/run")], &["nowhere/run"]);
     refuses(&["--checkpoint", &checkpoint, "--params-out", &checkpoint], &["two outputs"]);
