@@ -338,6 +338,16 @@ fn the_configuration_stands_in_the_state() {
     on_gpu.optimizer.load_state(&on_cpu.optimizer.state()).unwrap();
     assert_eq!(on_gpu.optimizer.state_blocking().unwrap().config, Some(other.to_toml()));
 
+    // What does not fit says why, and which way leads on.
+    let mut accumulating = adamw();
+    accumulating.gradient.accumulate = 2;
+    let refusing = Run::<f32>::new(&accumulating, &specs(), &values(1));
+    let bytes = on_cpu.optimizer.state().to_safetensors().unwrap();
+    let error = OptimizerState::from_safetensors(&bytes, refusing.optimizer.plan()).unwrap_err().to_string();
+    for words in ["\"layer.0.grad_accumulator\" is missing", "of another configuration", "reconfigure"] {
+        assert!(error.contains(words), "{error}");
+    }
+
     // Without it, as in files of earlier versions, a state is one all the same.
     let bare = OptimizerState { config: None, ..on_cpu.optimizer.state() };
     let bytes = bare.to_safetensors().unwrap();

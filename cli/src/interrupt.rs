@@ -47,6 +47,15 @@ impl Hold {
         shared().at_once.store(false, Ordering::SeqCst);
         Self(())
     }
+
+    /// What was to be finished is.
+    ///
+    /// # Errors
+    /// A signal came meanwhile.
+    pub fn end(self) -> Result<()> {
+        drop(self);
+        check()
+    }
 }
 
 impl Drop for Hold {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use wgpu_optim::files::Target;
 
 use crate::error::{Error, Result};
-use crate::interrupt::{self, Hold};
+use crate::interrupt::Hold;
 
 /// Prints a result to stdout, with colours only on a terminal. A reader that has seen enough, such as
 /// `head`, is no error.
@@ -38,15 +38,18 @@ pub struct Outputs {
 impl Outputs {
     /// Checks before the work that the files can be written after it, as far as that can be known.
     pub fn new<'a>(paths: impl IntoIterator<Item = &'a Path>) -> Result<Self> {
+        let hold = Hold::new();
         let mut targets: Vec<Target> = Vec::new();
         for path in paths {
             let target = Target::new(path).map_err(|e| Error::file(path, e))?;
             if targets.contains(&target) {
                 return Err(Error::file(path, "is named for two outputs"));
             }
-            check_writable(&target).map_err(|e| Error::file(path, format!("cannot be written: {e}")))?;
+            // Made beside the target and taken away again.
+            target.write(&[]).map(drop).map_err(|e| Error::file(path, format!("cannot be written: {e}")))?;
             targets.push(target);
         }
+        hold.end()?;
         Ok(Self { targets })
     }
 
@@ -72,13 +75,6 @@ impl Outputs {
         for (target, draft) in drafts {
             draft.publish().map_err(|e| fail(target, e))?;
         }
-        drop(hold);
-        interrupt::check()
+        hold.end()
     }
-}
-
-/// Whether a file can be made beside the target.
-fn check_writable(target: &Target) -> std::io::Result<()> {
-    let _hold = Hold::new();
-    target.write(&[]).map(drop)
 }

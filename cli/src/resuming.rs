@@ -67,7 +67,8 @@ pub fn check(path: &Path, differences: Vec<Told>, allowed: Allowed<'_>) -> Resul
     if refused.is_empty() {
         return Ok(());
     }
-    let mut keys: Vec<_> = refused.iter().map(|(key, _)| key.as_str()).collect();
+    // Shells take brackets for something of theirs, and a list's tables are told by their number: it goes as a whole.
+    let mut keys: Vec<_> = refused.iter().map(|(key, _)| key.split('[').next().unwrap_or(key)).collect();
     keys.dedup();
     let words: Vec<_> = refused.iter().map(|(_, text)| text.as_str()).collect();
     Err(Error::file(

@@ -62,6 +62,11 @@ impl Checkpoint {
         let File { metadata, rest, .. } = file;
         let mut problems = metadata.problems;
         problems.extend(rest.into_iter().map(|key| format!("{key:?} is not a slot of the optimizer's tensors")));
+        if !problems.is_empty() && state.config.as_deref().is_some_and(|config| *config != *plan.config) {
+            let way = "it is of another configuration: load it under that one (Checkpoint::config_from_safetensors), then \
+                       reconfigure";
+            problems.push(way.to_owned());
+        }
         Error::of_state(problems)?;
         let checkpoint = Self { params, state, extra };
         checkpoint.check(plan)?;

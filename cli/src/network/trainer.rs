@@ -5,7 +5,7 @@ use wgpu_optim::cpu::{CpuOptimizer, CpuTensor};
 use wgpu_optim::schedule::Kind;
 use wgpu_optim::step::Plan;
 use wgpu_optim::wgpu::CommandEncoder;
-use wgpu_optim::{Arena, Checkpoint, Gpu, HealthConfig, Optimizer, OptimizerConfig};
+use wgpu_optim::{Arena, Checkpoint, Gpu, HealthConfig, Optimizer, OptimizerConfig, TensorSpec};
 
 use super::cpu::{self, Linear};
 use super::gpu::GpuNetwork;
@@ -358,7 +358,9 @@ impl Trainer for CpuTrainer {
     }
 
     fn resume(&mut self, checkpoint: &Checkpoint) -> Result<()> {
-        let params: Vec<_> = checkpoint.params.iter().flatten().map(|t| t.values.clone()).collect();
+        let of = |spec: &TensorSpec| checkpoint.params_of(&spec.name).map(|t| t.values.clone());
+        let params: Option<Vec<_>> = specs().iter().map(of).collect();
+        let params = params.ok_or_else(|| Error::input("the checkpoint lacks parameters"))?;
         self.optimizer.load_state(&checkpoint.state)?;
         self.network = cpu::network(&params)?;
         let state = &checkpoint.state;
