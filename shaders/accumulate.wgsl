@@ -5,18 +5,17 @@
 override KEEP_NONFINITE: bool = true;
 
 // The sum so far and the gradient. What is not finite is marked by its bits: arithmetic on it need not
-// give a NaN, and a compiler may assume that a sum is finite, so that the sum's own bits tell nothing.
+// give a NaN, and a compiler may assume that a sum is finite, so that the sum's own bits tell nothing. What is finite stays
+// so.
 fn with_accumulated(words: vec4<u32>, block: Block, i: u32, unscale: f32) -> vec4<u32> {
     let sum = state_f32(block.state + i);
     var fresh = unpack(words) * unscale;
     if ZERO_NONFINITE {
         fresh = select(fresh, vec4<f32>(), nonfinite(words));
     }
-    let total = pack(unpack(sum) + fresh);
+    let total = pack(saturated(unpack(sum), fresh));
     if KEEP_NONFINITE {
-        let half = abs(0.5 * unpack(sum) + 0.5 * fresh);
-        let overflows = half >= vec4<f32>(0x1p127f);
-        return select(total, vec4<u32>(0x7fc00000u), nonfinite(sum) | nonfinite(words) | overflows);
+        return select(total, vec4<u32>(0x7fc00000u), nonfinite(sum) | nonfinite(words));
     }
     return total;
 }

@@ -26,6 +26,6 @@ fn average_weights(
         let p = load_weights(block, i, count);
         let word = ema_word(block, i);
         let old = state_f32(word);
-        set_state_f32(word, select(pack(average(unpack(old), p, weight)), pack(p), is_nan(old)));
+        set_state_f32(word, select(pack(average_wide(unpack(old), p, weight)), pack(p), is_nan(old)));
     }
 }

@@ -10,6 +10,33 @@ fn average(old: vec4<f32>, value: vec4<f32>, w: f32) -> vec4<f32> {
     return value - (1.0 - w) * (value - old);
 }
 
+// The same for numbers up to the largest of f32, whose difference can leave it: of their halves.
+fn average_wide(old: vec4<f32>, value: vec4<f32>, w: f32) -> vec4<f32> {
+    let half = 0.5 * value - 0.5 * old;
+    if w < 0.5 {
+        return old + 2.0 * w * half;
+    }
+    return value - 2.0 * (1.0 - w) * half;
+}
+
+const LARGEST_FLOAT: f32 = 0x1.fffffep+127f;
+
+// Sum that stays finite. Whether it does is seen by half of it: a compiler may assume that the sum itself is finite, and
+// drop a bound that follows it.
+fn saturated(a: vec4<f32>, b: vec4<f32>) -> vec4<f32> {
+    let half = 0.5 * a + 0.5 * b;
+    let largest = select(vec4<f32>(-LARGEST_FLOAT), vec4<f32>(LARGEST_FLOAT), half > vec4<f32>());
+    return select(a + b, largest, abs(half) >= vec4<f32>(0x1p127f));
+}
+
+// The largest gradient that a rule sees which squares gradients or multiplies them. Not by far does its square leave
+// f32, nor that of a difference of two, nor a sum of some hundreds of squares.
+const LARGEST_SEEN: f32 = 0x1p60f;
+
+fn held(g: vec4<f32>) -> vec4<f32> {
+    return clamp(g, vec4<f32>(-LARGEST_SEEN), vec4<f32>(LARGEST_SEEN));
+}
+
 // The largest number whose square is one in f32.
 const LARGEST_ROOT: f32 = 0x1.fffffep+63f;
 

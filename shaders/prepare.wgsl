@@ -75,11 +75,12 @@ fn ema_weight(step: u32) -> f32 {
     if n == 1u {
         return 1.0;
     }
-    var decay = settings.ema_decay;
+    var weight = settings.ema_weight;
     if EMA_WARMUP {
-        decay = min(decay, (1.0 + f32(n)) / (10.0 + f32(n)));
+        // 1 less (1 + n) / (10 + n)
+        weight = max(weight, 9.0 / (10.0 + f32(n)));
     }
-    return 1.0 - decay;
+    return weight;
 }
 
 // The share of a tensor's step of size gamma in the average of its iterates, gamma^2 / sum of gamma^2;

@@ -1,6 +1,11 @@
 // What the rule makes of four elements, before anything is stored. Measure and update share it: a
 // rule that needs the norm of its own update computes it twice rather than store it between.
 
+// Whether the rule takes gradients of any size; else it sees them held.
+override ANY_GRADIENT: bool = false;
+// Whether NaN can arrive, and must go on.
+override PROPAGATE: bool = false;
+
 struct Proposal {
     p: vec4<f32>,
     // The gradient as the rule sees it.
@@ -10,11 +15,23 @@ struct Proposal {
     s: State,
 }
 
+// The gradient with its decay, as the rule sees it.
+fn as_seen(g: vec4<f32>, decay: vec4<f32>, words: vec4<u32>) -> vec4<f32> {
+    if ANY_GRADIENT {
+        return saturated(g, decay);
+    }
+    let seen = held(g + decay);
+    if PROPAGATE {
+        return select(seen, g, is_nan(words));
+    }
+    return seen;
+}
+
 fn propose(block: Block, i: u32, count: u32, verdict: Verdict, lane: Lane, h: Hyper) -> Proposal {
     let words = with_accumulated(load_gradients(gradient_element(block, i), count), block, i, lane.unscale);
     var g = by_unit(scaled(condition(words, lane.unscale), verdict), block, i);
     let p = load_weights(block, i, count);
-    g = lane.sign * g + lane.coupled * p;
+    g = as_seen(lane.sign * g, lane.coupled * p, words);
     var s = with_mean_square(load_state(block, i), g, block, i, lane);
     let u = direction(p, g, &s, h) + lane.in_ratio * p;
     return Proposal(p, g, u, s);

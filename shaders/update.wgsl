@@ -35,7 +35,11 @@ fn update(
                 let proposal = propose(block, i, count, verdict, lane, h);
                 var s = proposal.s;
                 // One subtraction from p: decay and step are rounded into it together.
-                var p = proposal.p - step_of(proposal, &s, verdict, lane, block.tensor, h);
+                let step = step_of(proposal, &s, verdict, lane, block.tensor, h);
+                var p = proposal.p - step;
+                if ANY_GRADIENT {
+                    p = saturated(proposal.p, -step);
+                }
                 if WEIGHT_CLIP {
                     p = clamp(p, vec4<f32>(-settings.weight_clip), vec4<f32>(settings.weight_clip));
                 }

@@ -190,7 +190,7 @@ impl<F: Element> CpuOptimizer<F> {
     /// Sets the weight decay of the group with that glob.
     ///
     /// # Errors
-    /// There is no such group, or λ is negative or not finite.
+    /// There is no such group, its rule has no weight decay, or λ is negative or not finite.
     pub fn set_group_weight_decay(&mut self, pattern: &str, lambda: f64) -> Result<()> {
         let group = self.plan.group_named(pattern)?;
         self.rates.set_group_weight_decay(group, &format!("groups.{pattern:?}"), lambda)
@@ -252,9 +252,9 @@ impl<F: Element> CpuOptimizer<F> {
                 let mut step = passes::prepare(&mut dense, &self.plan, &self.rates, scales, &scan);
                 lines::clip_units(&dense, &self.plan, &mut step);
                 lines::average_lines(&mut dense, &self.plan, &mut step);
-                passes::update(&mut dense, &self.plan, step);
+                let changes = passes::update(&mut dense, &self.plan, step, look.is_some());
                 if let Some(look) = &mut look {
-                    look.at_change(&dense);
+                    look.at_change(&changes);
                 }
                 passes::limit(&mut dense, &self.plan);
                 passes::average(&mut dense, &self.plan);

@@ -94,8 +94,8 @@ pub struct TensorHealth {
     pub zeros: f64,
     /// Share of gradient elements that are not finite.
     pub nonfinite: f64,
-    /// Norm of the step's change over the norm of the weights before it; `None` where the step was
-    /// skipped or the weights are zero. Around 1e-3 is common in healthy training.
+    /// Norm of the step's change over the norm of the weights before it, both before they are rounded to 16 bits where
+    /// they are stored so (the f32 master, where there is one); `None` where the step was skipped or the weights are zero. Around 1e-3 is common in healthy training.
     pub update_ratio: Option<f64>,
     /// What to think of it.
     pub verdict: Verdict,

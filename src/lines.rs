@@ -83,7 +83,7 @@ impl Lines {
     /// Sums of `f` over the elements of each line in `range`.
     pub fn sums(&self, range: std::ops::Range<u64>, f: impl Fn(usize) -> f64) -> Vec<f64> {
         if self.stride == 1 {
-            let sum = |line| (0..self.length).map(|k| f(self.element(line, k) as usize)).sum();
+            let sum = |line| (0..self.length).fold(0.0, |sum, k| sum + f(self.element(line, k) as usize));
             return range.map(sum).collect();
         }
         // In the order of memory.

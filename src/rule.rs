@@ -61,6 +61,12 @@ impl Slot {
         self.exact()
     }
 
+    /// The same slot with another value in rows that join a tensor later.
+    pub const fn in_new_rows_at(mut self, value: f64) -> Self {
+        self.in_new_rows = value;
+        self
+    }
+
     /// The same slot, in f32 whatever the storage: for what must not be off by a percent.
     pub const fn exact(mut self) -> Self {
         self.compressible = false;
@@ -143,6 +149,14 @@ pub trait Rule: Options + CpuKernel + std::fmt::Debug + Send + Sync {
     /// Whether the learning rate multiplies the direction. Rprop's steps have their own sizes.
     fn scaled_by_lr(&self) -> bool {
         true
+    }
+
+    /// Whether its maths stays finite in f32 for any finite gradient, for want of squares and products of gradients.
+    /// Else, by default, it sees them, decay included, held at ±[2^60](crate::maths::LARGEST_SEEN), after all clipping:
+    /// squares, also of differences and with factors below 256, are then finite. A rule that takes any gradient gets the
+    /// sum of gradient and coupled decay, and leaves parameters, at most at the largest f32.
+    fn takes_any_gradient(&self) -> bool {
+        false
     }
 
     /// Its weight decay.

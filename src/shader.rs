@@ -27,7 +27,7 @@ pub use access::Access;
 use access::{add_span, declare};
 pub use lines::{ByLine, fold_lines, sum_lines};
 pub use storage::wgsl_conversions;
-use storage::{add_engine_word, add_gradients, add_state, add_weights, state_glue};
+use storage::{add_engine_word, add_gradients, add_once, add_state, add_weights, state_glue};
 
 /// Threads of a workgroup.
 pub const WORKGROUP: u32 = 256;
@@ -271,7 +271,7 @@ fn weights_kernel(
 pub fn average(variant: &Variant, access: Access) -> Kernel {
     let mut source = String::new();
     source.push_str(file!("average.wgsl"));
-    source.push_str(file!("maths.wgsl"));
+    add_once(&mut source, file!("maths.wgsl"));
     source.push_str(file!("lane.wgsl"));
     ema_kernel(source, "average_weights", variant, access)
 }
@@ -318,7 +318,7 @@ fn rule(variant: &Variant, gradient: &GradientConfig, access: Access) -> String 
     if variant.stepping == Stepping::Ratio {
         source.push_str(file!("step/norms.wgsl"));
     }
-    source.push_str(file!("maths.wgsl"));
+    add_once(&mut source, file!("maths.wgsl"));
     source.push_str(file!("propose.wgsl"));
     add_blocks(&mut source, access);
     source.push_str(file!("lane.wgsl"));
@@ -364,7 +364,12 @@ fn add_unit_factors(source: &mut String, gradient: &GradientConfig) {
 
 fn add_condition(source: &mut String, gradient: &GradientConfig) {
     source.push_str(file!("condition.wgsl"));
-    source.push_str(if gradient.accumulates() { file!("accumulate.wgsl") } else { file!("accumulate.none.wgsl") });
+    if gradient.accumulates() {
+        source.push_str(file!("accumulate.wgsl"));
+        add_once(source, file!("maths.wgsl"));
+    } else {
+        source.push_str(file!("accumulate.none.wgsl"));
+    }
 }
 
 fn flag(on: bool) -> f64 {
@@ -387,6 +392,8 @@ fn proposing(variant: &Variant, gradient: &GradientConfig) -> Vec<(&'static str,
     let mut constants: Vec<_> = variant.rule.constants().into_iter().map(|(name, on)| (name, flag(on))).collect();
     constants.extend(conditioning(gradient));
     constants.push(("SCALE", flag(gradient.needs_factors())));
+    constants.push(("ANY_GRADIENT", flag(variant.rule.takes_any_gradient())));
+    constants.push(("PROPAGATE", flag(gradient.on_nonfinite == OnNonfinite::Propagate)));
     constants
 }
 

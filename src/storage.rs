@@ -5,6 +5,7 @@ mod bits;
 mod noise;
 mod q8;
 
+pub(crate) use bits::finite_bf16_bits;
 pub use bits::{bf16_bits, bf16_value, f16_bits, f16_value, stochastic_bf16_bits};
 pub use noise::{Noise, noise_key, pcg4d};
 pub use q8::{Q8_BLOCK, Q8_MIN_ELEMENTS, code_table, q8_codes, q8_values};
@@ -146,7 +147,10 @@ impl StateFormat {
         let bytes: &mut [u8] = bytemuck::cast_slice_mut(words);
         match self {
             Self::F32 => bytes[..values.len() * 4].copy_from_slice(bytemuck::cast_slice(values)),
-            Self::Bf16 => bytes[..values.len() * 2].copy_from_slice(&Format::Bf16.encode(values)),
+            Self::Bf16 => {
+                let halves = bytes.chunks_exact_mut(2).zip(values);
+                halves.for_each(|(half, x)| half.copy_from_slice(&finite_bf16_bits(*x).to_le_bytes()));
+            }
             Self::Q8 => {
                 let (codes, own) = bytes.split_at_mut(values.len().div_ceil(4) * 4);
                 for (index, chunk) in values.chunks(Q8_BLOCK as usize).enumerate() {

@@ -6,11 +6,14 @@ mod support;
 use std::time::{Duration, Instant};
 
 use ndarray::{ArrayD, IxDyn};
+use support::model::{Model, Place};
+use support::oracle::Run;
 use support::{Numbers, arena, gpu, submit, wide};
 use wgpu_optim::cpu::{CpuOptimizer, CpuTensor};
 use wgpu_optim::rules::{Adafactor, AdamW, Lamb, Sgd};
 use wgpu_optim::{
-    Arena, Gpu, GradientConfig, Health, HealthConfig, Optimizer, OptimizerConfig, TensorHealth, TensorSpec, Verdict,
+    Arena, Format, Gpu, GradientConfig, Health, HealthConfig, Master, Optimizer, OptimizerConfig, Rounding,
+    StorageConfig, TensorHealth, TensorSpec, Verdict,
 };
 
 fn every_step() -> HealthConfig {
@@ -118,6 +121,36 @@ fn figures_are_those_of_the_gradients_and_of_the_change() {
                 assert_eq!(same(seen), same(expected));
             }
             before = after;
+        }
+    }
+}
+
+/// The change is the step's, before the weights are rounded to how they are stored; and with a master the weights are it.
+#[test]
+fn the_change_of_16_bit_weights_is_that_of_the_step_on_both_backends() {
+    let specs = [TensorSpec::new("w", [3, 400])];
+    let params: Vec<f32> = Numbers::new(8).take(1200).iter().map(|x| Format::Bf16.round(*x)).collect();
+    let of = |params, master, rounding| StorageConfig { params, master, rounding, ..StorageConfig::default() };
+    for storage in [
+        of(Format::Bf16, None, Rounding::Nearest),
+        of(Format::F16, None, Rounding::Nearest),
+        of(Format::Bf16, Some(Master::None), Rounding::Nearest),
+        of(Format::Bf16, None, Rounding::Stochastic),
+    ] {
+        let config = OptimizerConfig::new(AdamW { lr: 1e-4, ..AdamW::default() }).storage(storage.clone());
+        let mut model = Model::new(&gpu(), &config, &specs, std::slice::from_ref(&params), Place::Arena);
+        model.optimizer.set_health(Some(every_step())).unwrap();
+        let mut on_cpu = Run::<f64>::new(&config, &specs, std::slice::from_ref(&params));
+        on_cpu.optimizer.set_health(Some(every_step())).unwrap();
+        for step in 1..=3 {
+            let gradient = Numbers::new(20 + step).take(1200);
+            model.step(std::slice::from_ref(&gradient));
+            on_cpu.step(&[Some(wide(&gradient))]);
+            let found = look(&mut model.optimizer, step).tensors[0].update_ratio.unwrap();
+            let expected = on_cpu.optimizer.health().unwrap().tensors[0].update_ratio.unwrap();
+            approx::assert_relative_eq!(found, expected, max_relative = 2e-3);
+            // Steps of 1e-4 beside weights of 0.6, not those from one number of the format to the next.
+            assert!((1e-4..3e-4).contains(&found), "{storage:?}: {found:e}");
         }
     }
 }

@@ -6,8 +6,8 @@ use ndarray::{ArrayD, IxDyn};
 use support::model::{Model, Place, buffer};
 use support::{gpu, submit};
 use wgpu_optim::cpu::{CpuOptimizer, CpuTensor};
-use wgpu_optim::rules::{AdamW, ScheduleFreeAdamW};
-use wgpu_optim::{EmaConfig, OptimizerConfig, Slice, Tensor, TensorSpec};
+use wgpu_optim::rules::{AdamW, Adan, ScheduleFreeAdamW};
+use wgpu_optim::{EmaConfig, OptimizerConfig, Slice, StateFormat, StorageConfig, Tensor, TensorSpec};
 
 /// A row of four, and where a second joins.
 const ROWS: [Option<u32>; 2] = [Some(0), None];
@@ -112,5 +112,40 @@ fn the_iterates_of_a_new_row_start_from_its_weights() {
         model.submit();
         assert_near(&model.params()[0], &params);
         assert_near(&evaluated(&mut model), &after[0]);
+    }
+}
+
+/// Adan's difference of gradients: a row that has had none before has no difference either.
+#[test]
+fn the_first_difference_of_a_new_row_is_zero() {
+    const WIDTH: usize = 4096;
+    let gpu = gpu();
+    for state in [StateFormat::F32, StateFormat::Bf16, StateFormat::Q8] {
+        let config = OptimizerConfig::new(Adan::default()).storage(StorageConfig { state, ..StorageConfig::default() });
+        let specs = [TensorSpec::new("points", [1, WIDTH as u64])];
+        let mut model = Model::new(&gpu, &config, &specs, &[vec![1.0; WIDTH]], Place::Arena);
+        let mut on_cpu = CpuOptimizer::<f32>::new(&config, &specs).unwrap();
+        let mut params = ArrayD::from_elem(IxDyn(&[1, WIDTH]), 1.0f32);
+        let gradient = ArrayD::from_elem(IxDyn(&[2, WIDTH]), 0.25f32);
+        for _ in 0..2 {
+            model.step(&[vec![0.25; WIDTH]]);
+            let one = gradient.slice(ndarray::s![..1, ..]).into_dyn();
+            on_cpu.step(&mut [CpuTensor { params: params.view_mut(), gradient: Some(one) }]).unwrap();
+        }
+        let own = || Slice::new(&buffer(&gpu, 8 * WIDTH as u64), 0, 8 * WIDTH as u64);
+        let tensor = Tensor::new("points", [2, WIDTH as u64], own()).with_gradient(own());
+        model.optimizer.set_rows(tensor, &ROWS).unwrap();
+        let bound = model.optimizer.tensors()[0].gradient.clone().unwrap();
+        gpu.write(&bound, &[0.25; 2 * WIDTH]).unwrap();
+        model.submit();
+        on_cpu.set_rows("points", &ROWS).unwrap();
+        let mut grown = ArrayD::from_elem(IxDyn(&[2, WIDTH]), 0.0f32);
+        grown.slice_mut(ndarray::s![..1, ..]).assign(&params);
+        on_cpu.step(&mut [CpuTensor::new(grown.view_mut(), gradient.view())]).unwrap();
+        for tensor in [&model.optimizer.state_blocking().unwrap().tensors[0], &on_cpu.state().tensors[0]] {
+            let slot = |name: &str| &tensor.slots.iter().find(|(own, _)| own == name).unwrap().1;
+            assert!(slot("exp_avg_diff").iter().all(|x| *x == 0.0), "{state:?}");
+            assert!(slot("prev_grad").iter().all(|x| *x == 0.25), "{state:?}");
+        }
     }
 }

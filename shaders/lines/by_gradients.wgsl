@@ -1,4 +1,4 @@
-// What is added up by row and by column: squares of gradients.
+// What is added up by row and by column: squares of gradients, as a rule sees them that squares them.
 
 const PAIRS: bool = false;
 
@@ -8,7 +8,7 @@ fn job_range() -> vec2<u32> {
 
 fn value(job: LineJob, lines_of: LineSet, element: u32, verdict: Verdict) -> vec3<f32> {
     let g = gradient_of(job, element, verdict) * unit_factor(lines_of.tensor, element);
-    return squares(vec4<f32>(g, 0.0, 0.0, 0.0));
+    return squares(held(vec4<f32>(g, 0.0, 0.0, 0.0)));
 }
 
 fn second_value(job: LineJob, element: u32) -> vec3<f32> {

@@ -64,7 +64,9 @@ fn fold_lines(
         let now = vec4<f32>(mean_square(total, lines_of.length));
         result = average(old, now, lanes[verdict.lane].scalars[0]).x;
     } else {
-        result = max(total.middle / f32(lines_of.length), lanes[verdict.lane].scalars[1]);
+        // Large means are added up at 2^-40 of their size.
+        let mean = total.middle / f32(lines_of.length) + total.large / f32(lines_of.length) * 0x1p40f;
+        result = max(mean, lanes[verdict.lane].scalars[1]);
     }
     lines[out] = bitcast<u32>(result);
 }

@@ -11,7 +11,7 @@ struct State {
 }
 
 fn direction(p: vec4<f32>, g: vec4<f32>, s: ptr<function, State>, h: Hyper) -> vec4<f32> {
-    let sum = (*s).sum + square(g);
+    let sum = saturated((*s).sum, square(g));
     (*s).sum = sum;
     return h.lr_factor * g / (sqrt(sum) + h.eps);
 }

@@ -5,10 +5,12 @@ struct Hyper {
     beta1_complement: f32,
     beta2_complement: f32,
     eps: f32,
-    eps_root: f32,
-    // 1 / (1 - beta^step)
+    // eps_root * (1 - beta2^step)
+    uncorrected_eps_root: f32,
+    // 1 / (1 - beta1^step)
     inverse_correction1: f32,
-    inverse_correction2: f32,
+    // 1 / sqrt(1 - beta2^step)
+    inverse_root_correction2: f32,
 }
 
 struct State {
@@ -20,7 +22,9 @@ fn direction(p: vec4<f32>, g: vec4<f32>, s: ptr<function, State>, h: Hyper) -> v
     let exp_avg = average((*s).exp_avg, g, h.beta1_complement);
     let exp_avg_sq = average((*s).exp_avg_sq, square(g), h.beta2_complement);
     *s = State(exp_avg, exp_avg_sq);
-    return h.inverse_correction1 * exp_avg / (sqrt(h.inverse_correction2 * exp_avg_sq + h.eps_root) + h.eps);
+    // The root first: a corrected second moment can leave f32 where its root does not.
+    let root = sqrt(exp_avg_sq + h.uncorrected_eps_root) * h.inverse_root_correction2;
+    return h.inverse_correction1 * exp_avg / (root + h.eps);
 }
 
 fn ratio(norms: Norms, h: Hyper) -> f32 {

@@ -12,7 +12,7 @@ struct State {
 }
 
 fn direction(p: vec4<f32>, g: vec4<f32>, s: ptr<function, State>, h: Hyper) -> vec4<f32> {
-    let step = average((*s).exp_avg, g, h.step_complement);
-    (*s).exp_avg = average((*s).exp_avg, g, h.kept_complement);
+    let step = average_wide((*s).exp_avg, g, h.step_complement);
+    (*s).exp_avg = average_wide((*s).exp_avg, g, h.kept_complement);
     return sign(step);
 }

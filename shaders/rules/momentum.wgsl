@@ -12,10 +12,10 @@ struct State {
 }
 
 fn direction(p: vec4<f32>, g: vec4<f32>, s: ptr<function, State>, h: Hyper) -> vec4<f32> {
-    let velocity = average((*s).momentum_buffer, g, h.beta_complement);
+    let velocity = average_wide((*s).momentum_buffer, g, h.beta_complement);
     (*s).momentum_buffer = velocity;
     if NESTEROV {
-        return average(velocity, g, h.beta_complement);
+        return average_wide(velocity, g, h.beta_complement);
     }
     return velocity;
 }

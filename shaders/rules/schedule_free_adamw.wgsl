@@ -6,6 +6,7 @@ struct Hyper {
     // Of the learning rate: bias correction and warm-up.
     size: f32,
     beta1: f32,
+    beta1_complement: f32,
     beta2_complement: f32,
     eps: f32,
     // 1 at the first step, where z starts from y.
@@ -23,16 +24,16 @@ fn direction(p: vec4<f32>, g: vec4<f32>, s: ptr<function, State>, h: Hyper) -> v
     return g / (sqrt(exp_avg_sq) + h.eps);
 }
 
-// With d = size*step, z <- z - d and x <- x + share*(z - x), y moves by share*(y - z) + (1 - beta1*(1 - share))*d.
+// With d = size*step, z <- z - d and x <- x + share*(z - x), y moves by share*(y - z) + (1 - beta1 + beta1*share)*d.
 // In rows that joined the tensor after its first step z is NaN, and starts from y too.
 fn averaged(p: vec4<f32>, step: vec4<f32>, share: f32, s: ptr<function, State>, h: Hyper) -> vec4<f32> {
     let z = select((*s).z, p, is_nan(pack((*s).z)) | vec4<bool>(h.first != 0.0));
     let d = h.size * step;
     (*s).z = z - d;
-    return share * (p - z) + (1.0 - h.beta1 * (1.0 - share)) * d;
+    return share * (p - z) + (h.beta1_complement + h.beta1 * share) * d;
 }
 
 // x
 fn evaluated(p: vec4<f32>, s: State, h: Hyper) -> vec4<f32> {
-    return select((p - (1.0 - h.beta1) * s.z) / h.beta1, p, is_nan(pack(s.z)));
+    return select((p - h.beta1_complement * s.z) / h.beta1, p, is_nan(pack(s.z)));
 }

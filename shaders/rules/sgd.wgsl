@@ -18,10 +18,10 @@ fn direction(p: vec4<f32>, g: vec4<f32>, s: ptr<function, State>, h: Hyper) -> v
     if !MOMENTUM {
         return g;
     }
-    let buffer = h.momentum * (*s).momentum_buffer + h.undamped * g;
+    let buffer = saturated(h.momentum * (*s).momentum_buffer, h.undamped * g);
     (*s).momentum_buffer = buffer;
     if NESTEROV {
-        return g + h.momentum * buffer;
+        return saturated(g, h.momentum * buffer);
     }
     return buffer;
 }

@@ -1,6 +1,8 @@
 //! Health, from passes of its own over what a step reads and changes, at an interval.
 
 use super::passes::map;
+use super::sums::Squares;
+use super::tasks::Change;
 use super::{CpuOptimizer, Dense};
 use crate::Result;
 use crate::gradient::OnNonfinite;
@@ -19,15 +21,14 @@ pub struct Monitor {
     latest: Option<Health>,
 }
 
-/// A look that is under way: the gradients, and the weights before the update.
-pub struct Look<F> {
+/// A look that is under way.
+pub struct Look {
     seen: Vec<Seen>,
-    before: Vec<Vec<F>>,
 }
 
 impl<F: Element> CpuOptimizer<F> {
     /// Looks at the health of gradients and updates from now on, or no longer. A look costs a read of the
-    /// gradients and a copy of the parameters, at its interval only.
+    /// gradients and two of the weights, at its interval only.
     ///
     /// # Errors
     /// An option of the configuration cannot be used.
@@ -51,59 +52,55 @@ impl Monitor {
         self.due.next(completes)
     }
 
-    pub fn conclude<F: Element>(&mut self, look: Look<F>, dense: &[Dense<'_, F>], plan: &Plan, steps_taken: u64) {
+    pub fn conclude<F: Element>(&mut self, look: Look, dense: &[Dense<'_, F>], plan: &Plan, steps_taken: u64) {
         let name = |d: &Dense<'_, F>| plan.tensors[d.tensor].spec.name.clone();
         let seen = dense.iter().map(name).zip(look.seen).collect();
         self.latest = Some(Health::judge(&self.config, steps_taken, seen));
     }
 }
 
-impl<F: Element> Look<F> {
-    pub fn at_gradients(dense: &[Dense<'_, F>], plan: &Plan, unscale: f64) -> Self {
+impl Look {
+    pub fn at_gradients<F: Element>(dense: &[Dense<'_, F>], plan: &Plan, unscale: f64) -> Self {
         let settings = UpdateSettings {
             unscale,
             clip_value: plan.gradient.clip_value,
             zero_nonfinite: plan.gradient.on_nonfinite == OnNonfinite::Zero,
             ..UpdateSettings::default()
         };
-        let seen = dense
-            .iter()
-            .map(|d| {
-                let parts = map(d.whole_gradient().chunks(SUM).collect(), |chunk| gradient_sums(chunk, &settings));
-                let mut seen = Seen { elements: plan.tensors[d.tensor].elements, ..Seen::default() };
-                for part in parts {
-                    seen.gradient_norm += part.gradient_norm;
-                    seen.gradient_max = seen.gradient_max.max(part.gradient_max);
-                    seen.zeros += part.zeros;
-                    seen.nonfinite += part.nonfinite;
-                }
-                Seen { gradient_norm: seen.gradient_norm.sqrt(), ..seen }
-            })
-            .collect();
-        Self { seen, before: dense.iter().map(|d| d.params.to_vec()).collect() }
+        let seen = dense.iter().map(|d| {
+            let parts = map(d.whole_gradient().chunks(SUM).collect(), |chunk| gradient_sums(chunk, &settings));
+            let mut seen = Seen { elements: plan.tensors[d.tensor].elements, ..Seen::default() };
+            let mut squares = Squares::default();
+            for (part, of_part) in parts {
+                squares = squares.with(of_part);
+                seen.gradient_max = seen.gradient_max.max(part.gradient_max);
+                seen.zeros += part.zeros;
+                seen.nonfinite += part.nonfinite;
+            }
+            Seen { gradient_norm: squares.root(), ..seen }
+        });
+        Self { seen: seen.collect() }
     }
 
-    pub fn at_change(&mut self, dense: &[Dense<'_, F>]) {
-        for ((seen, before), d) in self.seen.iter_mut().zip(&self.before).zip(dense) {
-            let squares = |values: &mut dyn Iterator<Item = f64>| values.map(|x| x * x).sum::<f64>().sqrt();
-            seen.weights_norm = squares(&mut before.iter().map(|p| p.f64()));
-            seen.change_norm = squares(&mut before.iter().zip(&*d.params).map(|(old, new)| new.f64() - old.f64()));
+    pub fn at_change(&mut self, changes: &[Change]) {
+        for (seen, change) in self.seen.iter_mut().zip(changes) {
+            seen.weights_norm = change.weights.root();
+            seen.change_norm = change.change.root();
         }
     }
 }
 
-/// Of a stretch; the norm still squared.
-fn gradient_sums<F: Element>(gradient: &[F], settings: &UpdateSettings) -> Seen {
+/// Of a stretch; its squares beside it.
+fn gradient_sums<F: Element>(gradient: &[F], settings: &UpdateSettings) -> (Seen, Squares) {
     let mut seen = Seen::default();
     for &raw in gradient {
         if raw.is_finite() {
-            let g = condition(raw, settings).f64();
-            seen.gradient_norm += g * g;
-            seen.gradient_max = seen.gradient_max.max(g.abs());
+            seen.gradient_max = seen.gradient_max.max(condition(raw, settings).f64().abs());
             seen.zeros += u64::from(raw == F::zero());
         } else {
             seen.nonfinite += 1;
         }
     }
-    seen
+    let finite = gradient.iter().filter(|g| g.is_finite());
+    (seen, Squares::of(finite.map(|g| condition(*g, settings).f64())))
 }

@@ -3,7 +3,7 @@
 use super::Dense;
 use super::passes::{TensorStep, map};
 use crate::lines::Lines;
-use crate::maths::{average, held};
+use crate::maths::{LARGEST_SEEN, average, bounded};
 use crate::step::Plan;
 use crate::twin::{Element, condition};
 
@@ -16,12 +16,29 @@ fn sums(lines: Lines, f: impl Fn(usize) -> f64 + Send + Sync) -> Vec<f64> {
     map(starts, |start| lines.sums(start..(start + TASK).min(lines.count), &f)).concat()
 }
 
+/// The norm of `f`, whose values are `F`s, over each line. Where the largest square leaves f64, all are scaled first.
+fn norms<F: Element>(lines: Lines, elements: usize, f: impl Fn(usize) -> f64 + Send + Sync) -> Vec<f64> {
+    let can_leave = size_of::<F>() > size_of::<f32>();
+    let looked_at = if can_leave { elements } else { 0 };
+    let largest = (0..looked_at).fold(0.0, |largest, e| f64::max(largest, f(e).abs()));
+    let exponent = if largest > 0.0 && largest < f64::INFINITY { largest.log2() as i32 } else { 0 };
+    let scale = if exponent.abs() < 400 { 1.0 } else { 2f64.powi(-exponent) };
+    let square = |e| (f(e) * scale) * (f(e) * scale);
+    sums(lines, square).into_iter().map(|sum| sum.sqrt() / scale).collect()
+}
+
 impl<F: Element> TensorStep<F> {
+    /// An element's gradient before it is clipped by unit.
+    fn gradient(&self, gradient: &[F], element: usize) -> f64 {
+        condition(gradient[element], &self.settings).f64() * self.settings.coefficient
+    }
+
     /// The square of an element's gradient as the rule sees it, decay apart.
     fn square(&self, gradient: &[F], element: usize) -> f64 {
-        let g = condition(gradient[element], &self.settings).f64() * self.settings.coefficient;
+        let g = self.gradient(gradient, element);
         let factor = self.units.as_ref().map_or(1.0, |(lines, factors)| factors[element % lines.count as usize].f64());
-        (g * factor) * (g * factor)
+        let seen = bounded(g * factor, LARGEST_SEEN);
+        seen * seen
     }
 }
 
@@ -30,9 +47,9 @@ pub fn clip_units<F: Element>(dense: &[Dense<'_, F>], plan: &Plan, steps: &mut [
     for (d, step) in dense.iter().zip(steps) {
         let Some(lines) = plan.units(d.tensor) else { continue };
         let (gradient, weights) = (d.whole_gradient(), d.weights());
-        let of_gradients = sums(lines, |e| step.square(gradient, e));
-        let of_weights = sums(lines, |e| weights[e].f64() * weights[e].f64());
-        let factor = |(g, p): (&f64, &f64)| F::of(plan.gradient.unit_coefficient(g.sqrt(), p.sqrt()));
+        let of_gradients = norms::<F>(lines, gradient.len(), |e| step.gradient(gradient, e));
+        let of_weights = norms::<F>(lines, weights.len(), |e| weights[e].f64());
+        let factor = |(g, p): (&f64, &f64)| F::of(plan.gradient.unit_coefficient(*g, *p));
         step.units = Some((lines, of_gradients.iter().zip(&of_weights).map(factor).collect()));
     }
 }
@@ -46,7 +63,7 @@ pub fn average_lines<F: Element>(dense: &mut [Dense<'_, F>], plan: &Plan, steps:
             let gradient = d.whole_gradient();
             let squares = sums(lines, |e| step.square(gradient, e));
             for (mean, sum) in d.factors[place].iter_mut().zip(squares) {
-                *mean = average(*mean, held(sum / lines.length as f64), weight);
+                *mean = average(*mean, F::of(sum / lines.length as f64), weight);
             }
         }
         let rows = &d.factors[0];

@@ -7,8 +7,8 @@ use std::collections::HashMap;
 use rayon::prelude::*;
 
 use super::Dense;
-use super::sums::{Sizes, Wanted, sums};
-use super::tasks::{Rounds, TASK, tasks};
+use super::sums::{Sizes, Squares, Wanted, sums};
+use super::tasks::{Change, Purpose, Rounds, TASK, tasks};
 use crate::gradient::OnNonfinite;
 use crate::hyper::Scalars;
 use crate::lines::Lines;
@@ -31,7 +31,7 @@ pub struct Scan {
 impl Scan {
     /// The norm of all value-clipped gradients, where something depends on it, else 0.
     pub fn norm(&self) -> f64 {
-        self.tensors.iter().map(|sizes| sizes.squares).sum::<f64>().sqrt()
+        self.tensors.iter().fold(Squares::default(), |all, sizes| all.with(sizes.squares)).root()
     }
 }
 
@@ -88,7 +88,10 @@ pub fn accumulate<F: Element>(dense: &mut [Dense<'_, F>], plan: &Plan, unscale: 
             let mut left_out = 0u64;
             for (sum, &g) in sum.iter_mut().zip(gradient) {
                 if g.is_finite() || !zeroes {
-                    *sum = *sum + g * unscale;
+                    let total = *sum + g * unscale;
+                    // What is finite stays so.
+                    let overflows = total.is_infinite() && sum.is_finite() && g.is_finite();
+                    *sum = if overflows { F::max_value().copysign(total) } else { total };
                 } else {
                     left_out += 1;
                 }
@@ -138,7 +141,7 @@ pub fn prepare<F: Element>(
         let lr = rate.step_lr(scales.factor);
         let sizes = scan.tensors.get(index).copied().unwrap_or_default();
         let own = if plan.gradient.by_tensor() {
-            plan.gradient.tensor_coefficient(sizes.squares.sqrt(), sizes.largest)
+            plan.gradient.tensor_coefficient(sizes.squares.root(), sizes.largest)
         } else {
             scales.coefficient
         };
@@ -149,6 +152,7 @@ pub fn prepare<F: Element>(
             in_ratio: decays.in_ratio,
             sign: rate.sign,
             elements: plan.tensors[d.tensor].elements as f64,
+            any_gradient: plan.groups[group].rule.takes_any_gradient(),
             unscale: scales.unscale,
             coefficient: own,
             share: plan.variant_of(d.tensor).averages().then(|| share(d.weight_sum, lr * scalars[0])),
@@ -170,19 +174,29 @@ fn share(sum: &mut f64, gamma: f64) -> f64 {
     if *sum == 0.0 { 0.0 } else { gamma * gamma / *sum }
 }
 
-/// Updates parameters and state.
-pub fn update<F: Element>(dense: &mut [Dense<'_, F>], plan: &Plan, mut steps: Vec<TensorStep<F>>) {
+/// Updates parameters and state. If it `watches`, gives for each tensor what that did to the weights.
+pub fn update<F: Element>(
+    dense: &mut [Dense<'_, F>],
+    plan: &Plan,
+    mut steps: Vec<TensorStep<F>>,
+    watches: bool,
+) -> Vec<Change> {
     if plan.measures() {
         measure(dense, plan, &mut steps);
     }
     let tasks = tasks(dense, plan, &steps);
-    map(tasks, |task| {
+    let parts = map(tasks, |task| {
         let rule = plan.group_of(task.tensor).rule.as_ref();
-        task.run(true, |block| F::update(rule, block));
+        (task.index, task.run(Purpose::Update { watches }, |block| F::update(rule, block)).1)
     });
+    let mut changes = vec![Change::default(); dense.len()];
+    for (index, part) in parts {
+        changes[index] = changes[index].with(part);
+    }
     for d in dense {
         *d.steps += 1;
     }
+    changes
 }
 
 /// Finds what ratios and masks need to know of the update.
@@ -190,7 +204,7 @@ fn measure<F: Element>(dense: &mut [Dense<'_, F>], plan: &Plan, steps: &mut [Ten
     let measured = map(tasks(dense, plan, steps), |task| {
         let (index, rule) = (task.index, plan.group_of(task.tensor).rule.as_ref());
         let wanted = plan.variant_of(task.tensor).measures();
-        (index, if wanted { task.run(false, |block| F::measure(rule, block)) } else { Measure::default() })
+        (index, if wanted { task.run(Purpose::Measure, |block| F::measure(rule, block)).0 } else { Measure::default() })
     });
     let mut totals = vec![Measure::default(); dense.len()];
     for (index, part) in measured {
@@ -220,7 +234,7 @@ pub fn limit<F: Element>(dense: &mut [Dense<'_, F>], plan: &Plan) {
     let wanted = Wanted { nonfinite: false, sizes: true };
     let (totals, _) = sums(&weights, wanted, &plain);
     for (d, Sizes { squares, largest }) in dense.iter_mut().zip(totals) {
-        let factor = plan.weights.factor(squares.sqrt(), largest);
+        let factor = plan.weights.factor(squares.root(), largest);
         if factor == 1.0 {
             continue;
         }
@@ -249,7 +263,7 @@ pub fn average<F: Element>(dense: &mut [Dense<'_, F>], plan: &Plan) {
         let chunks: Vec<_> = ema.chunks_mut(TASK).zip(weights.chunks(TASK)).collect();
         map(chunks, |(ema, params)| {
             // Rows that joined the tensor after its last averaging have none.
-            let next = |a: F, p: F| if a.is_nan() { p } else { maths::average(a, p, weight) };
+            let next = |a: F, p: F| if a.is_nan() { p } else { maths::average_wide(a, p, weight) };
             ema.iter_mut().zip(params).for_each(|(a, p)| *a = next(*a, *p));
         });
     }

@@ -83,6 +83,12 @@ impl<F: Element> CpuOptimizer<F> {
     /// slots, or one whose slots start anew where that is `None`, averages of the weights from the parameters that it then has.
     /// The parameters are the caller's to move.
     ///
+    /// New rows have no bias correction of their own, since the
+    /// tensor's count of steps stays: under `adam` and its kin (all that divide by the root of a moving average) their first
+    /// steps are three to seven times as large as those of other rows (with betas of 0.9 and 0.999), which fades over some
+    /// 1/(1 - beta2) steps. Where that is too much, give a new row the state of one that it resembles (`Some` of the row it
+    /// was split from), keep new rows in a tensor of their own for as long, or lower the rate.
+    ///
     /// # Errors
     /// There is no such tensor, it is frozen or has no rows, or an old row does not exist; its state is `q8`, and its
     /// rows are no multiple of 256 elements or less than 4,096 elements are left. Nothing is changed then.
@@ -115,7 +121,7 @@ impl<F: Element> CpuOptimizer<F> {
     }
 
     /// Rows of a tensor start anew: their slots become what they start from. The parameters are the caller's to
-    /// set.
+    /// set. What [`CpuOptimizer::set_rows`] says of new rows holds.
     ///
     /// # Errors
     /// There is no such tensor, it is frozen or has no rows, or not so many; or its state is `q8` and its rows are no

@@ -1,6 +1,9 @@
 //! Slots of state as they are stored, the same bits as on the GPU.
 
-use crate::storage::{Format, Noise, Q8_BLOCK, StateFormat, bf16_value, q8_codes, q8_values, stochastic_bf16_bits};
+use crate::maths::bounded;
+use crate::storage::{
+    Noise, Q8_BLOCK, StateFormat, bf16_value, finite_bf16_bits, q8_codes, q8_values, stochastic_bf16_bits,
+};
 use crate::twin::Element;
 
 /// A tensor's slot.
@@ -73,7 +76,7 @@ impl<F: Element> Stored<F> {
         match self {
             Self::Wide(wide) => wide.copy_from_slice(values),
             Self::Bf16(halves) => {
-                halves.iter_mut().zip(values).for_each(|(half, x)| *half = Format::Bf16.bits(x.f64() as f32) as u16);
+                halves.iter_mut().zip(values).for_each(|(half, x)| *half = finite_bf16_bits(single(*x)));
             }
             Self::Q8 { signed, codes, scales } => quantise(*signed, values, codes, scales, given),
         }
@@ -127,7 +130,7 @@ impl<F: Element> StoredChunk<'_, F> {
             Self::Wide(_) => {}
             Self::Bf16(halves) => {
                 for ((half, x), element) in halves.iter_mut().zip(values).zip(first..) {
-                    *half = stochastic_bf16_bits(x.f64() as f32, noise.bits(element, stream));
+                    *half = stochastic_bf16_bits(single(*x), noise.bits(element, stream));
                 }
             }
             Self::Q8 { signed, codes, scales } => quantise(*signed, values, codes, scales, None),
@@ -142,10 +145,16 @@ pub fn copy_rows<T: Copy>(to: &mut [T], from: &[T], rows: &[(usize, usize)], wid
     }
 }
 
+/// In f32, where what is finite stays finite: an infinite scale would make NaN of its 256.
+fn single<F: Element>(x: F) -> f32 {
+    let x = x.f64();
+    if x.is_finite() { bounded(x, f32::MAX.into()) as f32 } else { x as f32 }
+}
+
 fn quantise<F: Element>(signed: bool, values: &[F], codes: &mut [u8], scales: &mut [f32], given: Option<&[f32]>) {
     let len = Q8_BLOCK as usize;
     for (index, (values, codes)) in values.chunks(len).zip(codes.chunks_mut(len)).enumerate() {
-        let rounded: Vec<f32> = values.iter().map(|x| x.f64() as f32).collect();
+        let rounded: Vec<f32> = values.iter().map(|x| single(*x)).collect();
         let given = given.and_then(|scales| scales.get(index)).copied();
         scales[index] = q8_codes(&rounded, signed, given, codes);
     }

@@ -3,6 +3,7 @@
 use super::Dense;
 use super::passes::TensorStep;
 use super::stored::StoredChunk;
+use super::sums::Squares;
 use crate::float::Float;
 use crate::hyper::Scalars;
 use crate::step::Plan;
@@ -28,6 +29,38 @@ pub struct Task<'a, F> {
     rounds: Rounds,
     /// The place of the rule's first slot among those kept.
     first_slot: u32,
+}
+
+/// What a task is run for.
+#[derive(Debug, Clone, Copy)]
+pub enum Purpose {
+    /// To change what it serves, and see what that did to the weights if it `watches`.
+    Update { watches: bool },
+    /// To change nothing.
+    Measure,
+}
+
+/// What an update did to weights, before they were rounded to how they are stored.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Change {
+    /// Of the weights before.
+    pub weights: Squares,
+    /// Of what they moved.
+    pub change: Squares,
+}
+
+impl Change {
+    fn of<F: Float>(before: &[F], after: &[F]) -> Self {
+        Self {
+            weights: Squares::of(before.iter().map(|p| p.f64())),
+            change: Squares::of(before.iter().zip(after).map(|(before, after)| after.f64() - before.f64())),
+        }
+    }
+
+    /// Both.
+    pub fn with(self, other: Self) -> Self {
+        Self { weights: self.weights.with(other.weights), change: self.change.with(other.change) }
+    }
 }
 
 /// How weights become parameters.
@@ -89,8 +122,8 @@ impl<F: Element> Dense<'_, F> {
 }
 
 impl<F: Element> Task<'_, F> {
-    /// Runs a kernel over the stretch, which changes it if `stores`.
-    pub fn run<R>(self, stores: bool, kernel: impl FnOnce(Block<'_, F>) -> R) -> R {
+    /// Runs a kernel over the stretch, and gives what it did to the weights if that is watched.
+    pub fn run<R>(self, purpose: Purpose, kernel: impl FnOnce(Block<'_, F>) -> R) -> (R, Change) {
         let Self { params, mut master, gradients, mut slots, active, scalars, settings, by_line, rounds, .. } = self;
         let first_slot = self.first_slot;
         let mut copy: Vec<F> = if rounds.narrows() && master.is_none() { params.to_vec() } else { Vec::new() };
@@ -106,9 +139,13 @@ impl<F: Element> Task<'_, F> {
             None => &mut *params,
         };
         let slots_of = values.collect();
-        let outcome = kernel(Block { params: weights, gradients, slots: slots_of, active, scalars, settings, by_line });
-        if !stores {
-            return outcome;
+        let before = matches!(purpose, Purpose::Update { watches: true }).then(|| weights.to_vec());
+        let params_of = &mut *weights;
+        let outcome =
+            kernel(Block { params: params_of, gradients, slots: slots_of, active, scalars, settings, by_line });
+        let change = before.map_or(Change::default(), |before| Change::of(&before, weights));
+        if matches!(purpose, Purpose::Measure) {
+            return (outcome, change);
         }
         if rounds.narrows() {
             rounds.write(master.as_deref().unwrap_or(&copy), params);
@@ -118,7 +155,7 @@ impl<F: Element> Task<'_, F> {
                 slot.narrow(&values, rounds.noise, Noise::SLOTS + place, rounds.first);
             }
         }
-        outcome
+        (outcome, change)
     }
 }
 

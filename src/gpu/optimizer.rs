@@ -375,7 +375,7 @@ impl Optimizer {
     /// Sets the weight decay of the group with that glob for steps submitted from now on.
     ///
     /// # Errors
-    /// There is no such group, or λ is negative or not finite.
+    /// There is no such group, its rule has no weight decay, or λ is negative or not finite.
     pub fn set_group_weight_decay(&mut self, pattern: &str, lambda: f64) -> Result<()> {
         let group = self.plan.group_named(pattern)?;
         self.change_rates(|rates| rates.set_group_weight_decay(group, &format!("groups.{pattern:?}"), lambda))

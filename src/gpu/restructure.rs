@@ -62,8 +62,13 @@ impl Optimizer {
 
     /// Replaces a tensor by one of the same name with other rows, along the first dimension, in other memory: new
     /// row `i` is the old row `rows[i]`, with all its slots, or a new one where that is `None`, with parameters
-    /// of 0 and slots as they start; averages of the weights start from the parameters that you write there. So rows are gathered, dropped, repeated and appended. The tensor's count of
-    /// steps stays.
+    /// of 0 and slots as they start; averages of the weights start from the parameters that you write there. So rows are gathered, dropped, repeated and appended.
+    ///
+    /// New rows have no bias correction of their own, since the
+    /// tensor's count of steps stays: under `adam` and its kin (all that divide by the root of a moving average) their first
+    /// steps are three to seven times as large as those of other rows (with betas of 0.9 and 0.999), which fades over some
+    /// 1/(1 - beta2) steps. Where that is too much, give a new row the state of one that it resembles (`Some` of the row it
+    /// was split from), keep new rows in a tensor of their own for as long, or lower the rate.
     ///
     /// # Errors
     /// There is no such tensor, it is frozen, or its rows are not of that length; an old row does not exist; its

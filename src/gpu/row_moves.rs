@@ -190,7 +190,8 @@ fn stretches(side: Side<'_>, piece: &Piece, params: Format) -> [Stretch; 2] {
 
 impl Optimizer {
     /// Records that rows of a tensor start anew: parameters become 0 and slots what they start from. Rows lie
-    /// along the first dimension. The tensor's count of steps stays.
+    /// along the first dimension. The tensor's count of steps stays, and what [`Optimizer::set_rows`] says of new rows
+    /// holds.
     ///
     /// # Errors
     /// There is no such tensor, it is frozen, has no rows or not so many; its state is `q8` and its rows are no

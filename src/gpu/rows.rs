@@ -25,7 +25,7 @@ pub struct Settings {
     pub growth_factor: f32,
     pub backoff_factor: f32,
     pub ema_interval: u32,
-    pub ema_decay: f32,
+    pub ema_weight: f32,
 }
 
 /// `Block` of `shaders/blocks.wgsl`.

@@ -253,7 +253,7 @@ impl Tables {
             growth_factor: dynamic.growth_factor as f32,
             backoff_factor: dynamic.backoff_factor as f32,
             ema_interval: ema.interval as u32,
-            ema_decay: ema.decay as f32,
+            ema_weight: (1.0 - ema.decay) as f32,
         };
         let settings = gpu.buffer("settings", sizes.settings, BufferUsages::UNIFORM | BufferUsages::COPY_DST)?;
         gpu.put(&settings, 0, bytemuck::bytes_of(&settings_row))?;

@@ -1,6 +1,6 @@
 use crate::float::Float;
 use crate::hyper::Scalars;
-use crate::maths::square;
+use crate::maths::{saturated, square};
 use crate::options::{OptionError, check};
 use crate::rule::{Decay, Rule, Slot};
 use crate::twin::Twin;
@@ -74,7 +74,7 @@ impl Twin for Adagrad {
 
     #[inline(always)]
     fn direction<F: Float>(&self, _p: F, g: F, s: &mut [F; 1], h: &AdagradHyper<F>) -> F {
-        let sum = s[0] + square(g);
+        let sum = saturated(s[0], square(g));
         s[0] = sum;
         h.lr_factor * g / (sum.sqrt() + h.eps)
     }

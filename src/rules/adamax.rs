@@ -1,6 +1,6 @@
 use crate::float::Float;
 use crate::hyper::Scalars;
-use crate::maths::{average, correction};
+use crate::maths::{average_wide, correction};
 use crate::options::{OptionError, check};
 use crate::rule::{Decay, Rule, Slot};
 use crate::twin::Twin;
@@ -40,6 +40,9 @@ impl Rule for Adamax {
     fn lr(&self) -> f64 {
         self.lr
     }
+    fn takes_any_gradient(&self) -> bool {
+        true
+    }
     fn decay(&self) -> Decay {
         Decay::Coupled(self.weight_decay)
     }
@@ -78,9 +81,9 @@ impl Twin for Adamax {
 
     #[inline(always)]
     fn direction<F: Float>(&self, _p: F, g: F, s: &mut [F; 2], h: &AdamaxHyper<F>) -> F {
-        let exp_avg = average(s[0], g, h.beta1_complement);
+        let exp_avg = average_wide(s[0], g, h.beta1_complement);
         let exp_inf = (h.beta2 * s[1]).max(g.abs() + h.eps);
         *s = [exp_avg, exp_inf];
-        h.inverse_correction1 * exp_avg / exp_inf
+        h.inverse_correction1 * (exp_avg / exp_inf)
     }
 }

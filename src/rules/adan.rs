@@ -1,9 +1,13 @@
 use crate::float::Float;
 use crate::hyper::Scalars;
-use crate::maths::{average, correction, square};
+use crate::maths::{LARGEST_SEEN, average, correction, square};
 use crate::options::{OptionError, check};
 use crate::rule::{Decay, Rule, Slot};
 use crate::twin::Twin;
+
+/// Above what the rule sees of gradients: marks rows that joined the tensor late and have no gradient before. A power of
+/// two, and not NaN, so that every storage holds it.
+const NONE_BEFORE: f64 = 2.0 * LARGEST_SEEN;
 
 crate::options! {
     /// Adan: Adam with an average of the gradients' differences, `u = (m̂ + (1−β₂)·d̂) / (√(n̂ + eps_root) + eps)`,
@@ -30,10 +34,10 @@ crate::hyper! {
         beta3_complement,
         has_difference,
         eps,
-        eps_root,
+        uncorrected_eps_root,
         inverse_correction1,
         inverse_correction2,
-        inverse_correction3,
+        inverse_root_correction3,
     }
 }
 
@@ -55,7 +59,7 @@ impl Rule for Adan {
             Slot::signed("exp_avg"),
             Slot::signed("exp_avg_diff"),
             Slot::unsigned("exp_avg_sq"),
-            Slot::signed("prev_grad"),
+            Slot::signed("prev_grad").in_new_rows_at(NONE_BEFORE),
         ]
     }
     fn wgsl(&self) -> &str {
@@ -72,10 +76,10 @@ impl Rule for Adan {
             beta3_complement: 1.0 - beta3,
             has_difference: if step > 1 { 1.0 } else { 0.0 },
             eps: self.eps,
-            eps_root: self.eps_root,
+            uncorrected_eps_root: self.eps_root * correction(beta3, step),
             inverse_correction1: 1.0 / correction(beta1, step),
             inverse_correction2: 1.0 / correction(beta2, step),
-            inverse_correction3: 1.0 / correction(beta3, step),
+            inverse_root_correction3: 1.0 / correction(beta3, step).sqrt(),
         }
         .row()
     }
@@ -97,12 +101,13 @@ impl Twin for Adan {
 
     #[inline(always)]
     fn direction<F: Float>(&self, _p: F, g: F, s: &mut [F; 4], h: &AdanHyper<F>) -> F {
-        let difference = h.has_difference * (g - s[3]);
+        let before = if s[3] >= F::of(NONE_BEFORE) { g } else { s[3] };
+        let difference = h.has_difference * (g - before);
         let exp_avg = average(s[0], g, h.beta1_complement);
         let exp_avg_diff = average(s[1], difference, h.beta2_complement);
         let exp_avg_sq = average(s[2], square(g + h.beta2_complement * difference), h.beta3_complement);
         *s = [exp_avg, exp_avg_diff, exp_avg_sq, g];
         let step = h.inverse_correction1 * exp_avg + h.beta2_complement * h.inverse_correction2 * exp_avg_diff;
-        step / ((h.inverse_correction3 * exp_avg_sq + h.eps_root).sqrt() + h.eps)
+        step / ((exp_avg_sq + h.uncorrected_eps_root).sqrt() * h.inverse_root_correction3 + h.eps)
     }
 }

@@ -28,9 +28,9 @@ crate::hyper! {
         beta1_complement,
         beta2_complement,
         eps,
-        eps_root,
+        uncorrected_eps_root,
         inverse_correction1,
-        inverse_correction2,
+        inverse_root_correction2,
     }
 }
 
@@ -64,9 +64,9 @@ impl Rule for Lamb {
             beta1_complement: 1.0 - self.betas[0],
             beta2_complement: 1.0 - self.betas[1],
             eps: self.eps,
-            eps_root: self.eps_root,
+            uncorrected_eps_root: self.eps_root * correction(self.betas[1], step),
             inverse_correction1: 1.0 / correction(self.betas[0], step),
-            inverse_correction2: 1.0 / correction(self.betas[1], step),
+            inverse_root_correction2: 1.0 / correction(self.betas[1], step).sqrt(),
         }
         .row()
     }
@@ -91,7 +91,8 @@ impl Twin for Lamb {
         let exp_avg = average(s[0], g, h.beta1_complement);
         let exp_avg_sq = average(s[1], square(g), h.beta2_complement);
         *s = [exp_avg, exp_avg_sq];
-        h.inverse_correction1 * exp_avg / ((h.inverse_correction2 * exp_avg_sq + h.eps_root).sqrt() + h.eps)
+        let root = (exp_avg_sq + h.uncorrected_eps_root).sqrt() * h.inverse_root_correction2;
+        h.inverse_correction1 * exp_avg / (root + h.eps)
     }
 
     fn ratio<F: Float>(&self, norms: &Norms<F>, _h: &LambHyper<F>) -> F {

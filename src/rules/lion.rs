@@ -1,6 +1,6 @@
 use crate::float::Float;
 use crate::hyper::Scalars;
-use crate::maths::average;
+use crate::maths::average_wide;
 use crate::options::{OptionError, check};
 use crate::rule::{Decay, Rule, Slot};
 use crate::twin::Twin;
@@ -36,6 +36,9 @@ impl Rule for Lion {
     fn lr(&self) -> f64 {
         self.lr
     }
+    fn takes_any_gradient(&self) -> bool {
+        true
+    }
     fn decay(&self) -> Decay {
         Decay::Decoupled(self.weight_decay)
     }
@@ -67,8 +70,8 @@ impl Twin for Lion {
 
     #[inline(always)]
     fn direction<F: Float>(&self, _p: F, g: F, s: &mut [F; 1], h: &LionHyper<F>) -> F {
-        let step = average(s[0], g, h.step_complement);
-        s[0] = average(s[0], g, h.kept_complement);
+        let step = average_wide(s[0], g, h.step_complement);
+        s[0] = average_wide(s[0], g, h.kept_complement);
         if step == F::zero() { step } else { step.signum() }
     }
 }

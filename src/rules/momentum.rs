@@ -1,6 +1,6 @@
 use crate::float::Float;
 use crate::hyper::Scalars;
-use crate::maths::average;
+use crate::maths::average_wide;
 use crate::options::{OptionError, check};
 use crate::rule::{Decay, Rule, Slot};
 use crate::twin::Twin;
@@ -38,6 +38,9 @@ impl Rule for Momentum {
     fn lr(&self) -> f64 {
         self.lr
     }
+    fn takes_any_gradient(&self) -> bool {
+        true
+    }
     fn decay(&self) -> Decay {
         Decay::Coupled(self.weight_decay)
     }
@@ -72,8 +75,8 @@ impl Twin for Momentum {
 
     #[inline(always)]
     fn direction<F: Float>(&self, _p: F, g: F, s: &mut [F; 1], h: &MomentumHyper<F>) -> F {
-        let velocity = average(s[0], g, h.beta_complement);
+        let velocity = average_wide(s[0], g, h.beta_complement);
         s[0] = velocity;
-        if self.nesterov { average(velocity, g, h.beta_complement) } else { velocity }
+        if self.nesterov { average_wide(velocity, g, h.beta_complement) } else { velocity }
     }
 }

@@ -38,6 +38,9 @@ impl Rule for Rprop {
     fn lr(&self) -> f64 {
         self.lr
     }
+    fn takes_any_gradient(&self) -> bool {
+        true
+    }
     fn decay(&self) -> Decay {
         Decay::Coupled(0.0)
     }

@@ -5,6 +5,9 @@ use crate::options::{OptionError, check};
 use crate::rule::{Decay, Reduction, Rule, Slot};
 use crate::twin::Twin;
 
+/// The least β₁. What f32 rounds off y is divided by it where x is wanted: below, little of x is left.
+const LEAST_BETA: f64 = 1e-3;
+
 crate::options! {
     /// Schedule-free AdamW, as in the paper: z takes AdamW's steps of size
     /// `γ = lr·√(1−β₂ᵗ)·min(1, t/warmup_steps)`, x averages them by `γ²/Σγ²`, and the parameter is
@@ -14,7 +17,7 @@ crate::options! {
         /// Learning rate. Needs no schedule; a warm-up should be the rule's own.
         pub lr: f64 = 1e-3,
         /// How far y is from z to x, and the share of the old second moment that stays. The first is
-        /// above 0.
+        /// at least 1e-3.
         pub betas: [f64; 2] = [0.9, 0.999],
         /// Added to the root.
         pub eps: f64 = 1e-8,
@@ -30,6 +33,7 @@ crate::hyper! {
     pub struct ScheduleFreeAdamWHyper {
         size,
         beta1,
+        beta1_complement,
         beta2_complement,
         eps,
         first,
@@ -66,6 +70,7 @@ impl Rule for ScheduleFreeAdamW {
         ScheduleFreeAdamWHyper {
             size: correction(self.betas[1], step).sqrt() * warm,
             beta1: self.betas[0],
+            beta1_complement: 1.0 - self.betas[0],
             beta2_complement: 1.0 - self.betas[1],
             eps: self.eps,
             first: if step == 1 { 1.0 } else { 0.0 },
@@ -75,11 +80,12 @@ impl Rule for ScheduleFreeAdamW {
     fn check(&self) -> Result<(), OptionError> {
         check::non_negative("lr", self.lr)?;
         check::rates("betas", &self.betas)?;
-        if self.betas[0] == 0.0 {
-            return Err(OptionError::new(
-                "betas",
-                "the first must be above 0: the weights to evaluate with divide by it",
-            ));
+        if self.betas[0] < LEAST_BETA {
+            let problem = format!(
+                "the first must be at least {LEAST_BETA}, got {}: the weights to evaluate with divide by it",
+                self.betas[0]
+            );
+            return Err(OptionError::new("betas", problem));
         }
         check::divisor("eps", self.eps)?;
         check::non_negative("weight_decay", self.weight_decay)
@@ -104,10 +110,10 @@ impl Twin for ScheduleFreeAdamW {
         let z = if h.first != F::zero() || s[0].is_nan() { p } else { s[0] };
         let d = h.size * step;
         s[0] = z - d;
-        share * (p - z) + (F::one() - h.beta1 * (F::one() - share)) * d
+        share * (p - z) + (h.beta1_complement + h.beta1 * share) * d
     }
 
     fn evaluated<F: Float>(&self, p: F, s: &[F; 2], h: &ScheduleFreeAdamWHyper<F>) -> F {
-        if s[0].is_nan() { p } else { (p - (F::one() - h.beta1) * s[0]) / h.beta1 }
+        if s[0].is_nan() { p } else { (p - h.beta1_complement * s[0]) / h.beta1 }
     }
 }

@@ -1,5 +1,6 @@
 use crate::float::Float;
 use crate::hyper::Scalars;
+use crate::maths::saturated;
 use crate::options::{OptionError, check};
 use crate::rule::{Decay, Rule, Slot};
 use crate::twin::Twin;
@@ -41,6 +42,9 @@ impl Rule for Sgd {
     }
     fn lr(&self) -> f64 {
         self.lr
+    }
+    fn takes_any_gradient(&self) -> bool {
+        true
     }
     fn decay(&self) -> Decay {
         Decay::Coupled(self.weight_decay)
@@ -87,8 +91,8 @@ impl Twin for Sgd {
         if self.momentum == 0.0 {
             return g;
         }
-        let buffer = h.momentum * s[0] + h.undamped * g;
+        let buffer = saturated(h.momentum * s[0], h.undamped * g);
         s[0] = buffer;
-        if self.nesterov { g + h.momentum * buffer } else { buffer }
+        if self.nesterov { saturated(g, h.momentum * buffer) } else { buffer }
     }
 }

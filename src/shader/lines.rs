@@ -37,6 +37,7 @@ pub fn sum_lines(variant: &Variant, gradient: &GradientConfig, by: ByLine) -> Ke
         storage::add_weight_elements(&mut source, variant);
     } else {
         source.push_str(file!("lines/by_gradients.wgsl"));
+        storage::add_once(&mut source, file!("maths.wgsl"));
         if gradient.clip_adaptive.is_some() {
             source.push_str(file!("lines/values.wgsl"));
         }
@@ -55,7 +56,7 @@ pub fn fold_lines() -> Kernel {
     let mut source = String::new();
     source.push_str(file!("lines/fold.wgsl"));
     add_lines(&mut source);
-    source.push_str(file!("maths.wgsl"));
+    storage::add_once(&mut source, file!("maths.wgsl"));
     kernel(source, "fold_lines", Vec::new())
 }
 

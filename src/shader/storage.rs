@@ -6,8 +6,8 @@ use super::{Access, declare};
 use crate::step::{MASTER, Variant};
 use crate::storage::{Format, Noise, Rounding, StateFormat};
 
-/// Adds a text unless it is there: parameters and gradients may be stored alike.
-fn add_once(source: &mut String, text: &str) {
+/// Adds a text unless it is there: parameters and gradients may be stored alike, and several parts of a kernel share maths.
+pub fn add_once(source: &mut String, text: &str) {
     if !source.contains(text) {
         source.push_str(text);
     }

@@ -85,6 +85,7 @@ impl Variant {
             && self.stepping == Stepping::of(rule, common)
             && self.rule.wgsl() == rule.wgsl()
             && self.rule.constants() == rule.constants()
+            && self.rule.takes_any_gradient() == rule.takes_any_gradient()
             && self.slots.iter().map(code_of).eq(slots.iter().map(code_of))
     }
 

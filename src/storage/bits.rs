@@ -19,6 +19,11 @@ pub fn bf16_bits(value: f32) -> u16 {
     bf16_from(value, 0x7f80, |bits| 0x7fff + (bits >> 16 & 1))
 }
 
+/// Likewise, but a finite number stays finite: of state, which would never come back from infinity.
+pub fn finite_bf16_bits(value: f32) -> u16 {
+    bf16_from(value, 0x7f7f, |bits| 0x7fff + (bits >> 16 & 1))
+}
+
 /// The bf16 below or above, by 16 random bits: the share of draws that go up is the distance from the
 /// one below.
 pub fn stochastic_bf16_bits(value: f32, random: u16) -> u16 {
@@ -138,6 +143,8 @@ mod tests {
             assert!(bf16_value(stochastic_bf16_bits(nan, 0)).is_nan());
         }
         assert_eq!(bf16_value(stochastic_bf16_bits(f32::MAX, u16::MAX)), bf16_value(0x7f7f));
+        assert_eq!(bf16_value(finite_bf16_bits(-f32::MAX)), -bf16_value(0x7f7f));
+        assert_eq!(bf16_value(bf16_bits(f32::MAX)), f32::INFINITY);
     }
 
     #[test]

@@ -34,6 +34,8 @@ pub struct UpdateSettings {
     pub norms: Option<[f64; 2]>,
     /// The tensor's elements.
     pub elements: f64,
+    /// Whether the rule takes any gradient.
+    pub any_gradient: bool,
     /// The step's share in the average of the iterates, for rules that ask for it.
     pub share: Option<f64>,
     /// Limit of each parameter.
@@ -56,6 +58,7 @@ impl Default for UpdateSettings {
             cautious: None,
             norms: None,
             elements: 0.0,
+            any_gradient: false,
             share: None,
             weight_clip: None,
         }

@@ -3,30 +3,19 @@
 use super::{Block, MAX_SLOTS, Measure, Norms, SlotArray, Twin, UpdateSettings};
 use crate::float::Float;
 use crate::hyper::HyperRow;
-use crate::maths::{average, square};
+use crate::maths::{LARGEST_SEEN, average, bounded, square};
 use crate::schedule::LARGEST_LR;
 use crate::wide::widest;
 
 /// Elements whose state is gathered at a time: small enough for registers and the first cache.
 const LANES: usize = 64;
 
-fn clamp<F: Float>(x: F, limit: F) -> F {
-    // Not `Float::min`, which would turn NaN into the limit.
-    if x > limit {
-        limit
-    } else if x < -limit {
-        -limit
-    } else {
-        x
-    }
-}
-
 /// The gradient as the norm sees it: unscaled, non-finite elements zeroed where asked, then clipped by value.
 #[inline(always)]
 pub(crate) fn condition<F: Float>(g: F, settings: &UpdateSettings) -> F {
     let g = if settings.zero_nonfinite && !g.is_finite() { F::zero() } else { g * F::of(settings.unscale) };
     match settings.clip_value {
-        Some(limit) => clamp(g, F::of(limit)),
+        Some(limit) => bounded(g, F::of(limit)),
         None => g,
     }
 }
@@ -79,10 +68,14 @@ struct Terms<F> {
     /// The gradient's factor is their product. Two where one leaves f32, as in the shader.
     scale: F,
     coefficient: F,
+    /// Bounds of what the rule sees and of what it leaves.
+    largest_seen: F,
+    largest: F,
 }
 
 impl<F: Float> Terms<F> {
     fn of<T: Twin>(rule: &T, h: &T::Hyper<F>, settings: &UpdateSettings) -> Self {
+        let any_gradient = settings.any_gradient;
         let mut lr = F::of(settings.lr);
         if let Some([p_norm, u_norm]) = settings.norms {
             let norms = Norms { params: F::of(p_norm), update: F::of(u_norm), elements: F::of(settings.elements), lr };
@@ -101,6 +94,8 @@ impl<F: Float> Terms<F> {
             sign: F::of(settings.sign),
             scale: F::of(exponent.exp2()),
             coefficient: F::of(settings.coefficient / exponent.exp2()),
+            largest_seen: F::of(if any_gradient { f32::MAX.into() } else { LARGEST_SEEN }),
+            largest: if any_gradient { F::of(f32::MAX.into()) } else { F::infinity() },
         }
     }
 
@@ -113,13 +108,13 @@ impl<F: Float> Terms<F> {
     /// The gradient as the rule sees it.
     #[inline(always)]
     fn seen(&self, g: F, p: F) -> F {
-        self.sign * g + self.coupled * p
+        bounded(self.sign * g + self.coupled * p, self.largest_seen)
     }
 
     /// The parameter after the rule's step. One subtraction: decay and step are rounded into it together.
     #[inline(always)]
     fn moved(&self, p: F, step: F) -> F {
-        p - (step + self.lr_decoupled * p)
+        bounded(p - (step + self.lr_decoupled * p), self.largest)
     }
 }
 
@@ -234,7 +229,7 @@ fn general<T: Twin, F: Float, const MEASURE: bool>(rule: &T, block: Block<'_, F>
             }
             *p = terms.moved(*p, step);
             if let Some(limit) = settings.weight_clip {
-                *p = clamp(*p, F::of(limit));
+                *p = bounded(*p, F::of(limit));
             }
         }
         if !MEASURE {
@@ -301,6 +296,7 @@ mod tests {
             cautious: Some(1.5),
             norms: None,
             elements: 1001.0,
+            any_gradient: false,
             share: None,
             weight_clip: Some(1e10),
         };

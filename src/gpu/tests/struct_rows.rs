@@ -129,7 +129,7 @@ fn rows_equal_the_structs_of_every_kernel() {
         growth_factor,
         backoff_factor,
         ema_interval,
-        ema_decay,
+        ema_weight,
     });
     let block = members!(BlockRow { tensor, number, len, start, state, partial, spare });
     let span = members!(SpanRow {
