@@ -22,6 +22,10 @@ struct Control {
     phase: u32,
     // Counts the states loaded, so that reports of an older one can be told.
     generation: u32,
+    // Non-finite elements that `find_nonfinite.wgsl` has counted since the last step, and whether they were more than a
+    // u32 holds.
+    found: u32,
+    found_more: u32,
     // Steps that each tensor has taken; where a rule averages its iterates, then each tensor's sum of
     // weights.
     counts: array<u32>,
@@ -29,8 +33,3 @@ struct Control {
 
 // Of the phases: the weights to train with are in place.
 const TRAINING: u32 = 0u;
-
-// Whether the gradients that come next complete a step.
-fn completes_step(micro: u32) -> bool {
-    return micro + 1u >= settings.accumulate;
-}

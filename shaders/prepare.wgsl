@@ -3,6 +3,8 @@
 // were never submitted leave no trace.
 
 override SCAN: bool = true;
+// Whether it counts non-finite elements in the control block, and nothing else.
+override FINDS: bool = false;
 override SKIP: bool = true;
 // Whether the scan counts non-finite elements of every micro-batch.
 override COUNT_EACH: bool = false;
@@ -140,6 +142,11 @@ fn prepare(@builtin(local_invocation_index) thread: u32) {
         }
     }
     var total = sum_over_workgroup(thread, mine);
+    if FINDS && thread == 0u {
+        total.count = select(control.found, 0xffffffffu, control.found_more != 0u);
+        control.found = 0u;
+        control.found_more = 0u;
+    }
     if !completes {
         // There is no norm yet.
         total = Partial(0.0, 0.0, 0.0, 0.0, total.count, 0u, vec2<u32>());

@@ -162,6 +162,11 @@ impl GradientConfig {
         if self.accumulates() { self.mean() } else { self.unscale(loss_scale) }
     }
 
+    /// Whether a step looks for non-finite elements of its gradients and for nothing else.
+    pub(crate) fn only_finds(&self) -> bool {
+        self.on_nonfinite == OnNonfinite::Skip && !self.needs_factors()
+    }
+
     /// Whether non-finite elements are counted as each micro-batch brings them: they leave no trace in the sum.
     pub(crate) fn counts_each(&self) -> bool {
         self.accumulates() && self.on_nonfinite == OnNonfinite::Zero && self.needs_scan()

@@ -71,18 +71,36 @@ impl Kernel {
     }
 }
 
-/// The kernel that reads gradients for their sums and for non-finite elements.
+/// The kernel that reads gradients before a step, for their sums and for non-finite elements, or for these alone.
 pub fn scan(variant: &Variant, gradient: &GradientConfig, access: Access) -> Kernel {
-    let mut source = String::new();
-    source.push_str(file!("norm.wgsl"));
-    add_sums(&mut source);
-    add_blocks(&mut source, access);
-    add_condition(&mut source, gradient);
-    source.push_str(file!("control.wgsl"));
-    add_gradients(&mut source, variant, access, "read");
-    if gradient.accumulates() {
-        add_state(&mut source, variant, access, "read");
+    if !gradient.only_finds() {
+        return sums_of_gradients(variant, gradient, access);
     }
+    let mut source = String::new();
+    source.push_str(file!("find_nonfinite.wgsl"));
+    source.push_str(file!("workgroup.wgsl"));
+    add_scanned(&mut source, variant, gradient, access);
+    kernel(source, "find_nonfinite", conditioning(gradient))
+}
+
+/// What kernels that read gradients, and nothing else of a step, have in common.
+fn add_scanned(source: &mut String, variant: &Variant, gradient: &GradientConfig, access: Access) {
+    add_block_size(source);
+    add_blocks(source, access);
+    add_condition(source, gradient);
+    source.push_str(file!("micro.wgsl"));
+    add_gradients(source, variant, access, "read");
+    if gradient.accumulates() {
+        add_state(source, variant, access, "read");
+    }
+}
+
+fn sums_of_gradients(variant: &Variant, gradient: &GradientConfig, access: Access) -> Kernel {
+    let mut source = String::new();
+    source.push_str(file!("scan.wgsl"));
+    add_sums(&mut source);
+    source.push_str(file!("control.wgsl"));
+    add_scanned(&mut source, variant, gradient, access);
     let mut constants = conditioning(gradient);
     constants.push(("NORM", flag(gradient.needs_norm() || gradient.clip_tensor_norm.is_some())));
     constants.push(("LARGEST", flag(gradient.clip_max_abs.is_some())));
@@ -94,7 +112,7 @@ pub fn scan(variant: &Variant, gradient: &GradientConfig, access: Access) -> Ker
 
 /// The scan that looks at gradients for their health.
 pub fn watch(variant: &Variant, gradient: &GradientConfig, access: Access) -> Kernel {
-    let mut kernel = scan(variant, gradient, access);
+    let mut kernel = sums_of_gradients(variant, gradient, access);
     for (name, value) in &mut kernel.constants {
         if ["NORM", "LARGEST", "ZEROS", "TEST_NONFINITE"].contains(name) {
             *value = 1.0;
@@ -161,6 +179,7 @@ pub fn prepare(plan: &Plan) -> Kernel {
     source.push_str(file!("settings.wgsl"));
     source.push_str(file!("tensor.wgsl"));
     source.push_str(file!("lane.wgsl"));
+    source.push_str(file!("micro.wgsl"));
     source.push_str(file!("control.wgsl"));
     let dynamic = matches!(gradient.loss_scale, Some(LossScale::Dynamic(_)));
     let constants = vec![
@@ -168,8 +187,9 @@ pub fn prepare(plan: &Plan) -> Kernel {
         ("AVERAGES", flag(plan.averages())),
         ("EMA", flag(plan.ema.is_some())),
         ("EMA_WARMUP", flag(plan.ema.as_ref().is_some_and(|ema| ema.warmup))),
-        ("SCAN", flag(gradient.needs_scan())),
+        ("SCAN", flag(gradient.needs_scan() && !gradient.only_finds())),
         ("BY_TENSOR", flag(gradient.by_tensor())),
+        ("FINDS", flag(gradient.only_finds())),
         ("COUNT_EACH", flag(gradient.counts_each())),
         ("SKIP", flag(gradient.on_nonfinite == OnNonfinite::Skip)),
         ("CLIP_NORM", flag(gradient.clip_global_norm.is_some())),

@@ -52,7 +52,8 @@ fn lines(text: &str) -> Vec<Line<'_>> {
     text.lines().filter_map(line).collect()
 }
 
-/// All instructions, and those of the longest loop: between a label and the last jump back to it.
+/// All instructions, and those of the loop that reaches memory most often, the longest of such: from a label to a jump back to
+/// it.
 pub fn counts(text: &str) -> (Counts, Counts) {
     let lines = lines(text);
     let of = |lines: &[Line<'_>]| {
@@ -71,6 +72,7 @@ pub fn counts(text: &str) -> (Counts, Counts) {
         let start = lines[..at].iter().position(is_start).filter(|_| is_jump)?;
         Some(&lines[start..=at])
     };
-    let longest = lines.iter().enumerate().filter_map(loop_to).max_by_key(|body| body.len());
-    (of(&lines), longest.map_or(Counts::default(), of))
+    let loops = lines.iter().enumerate().filter_map(loop_to).map(of);
+    let main = loops.max_by_key(|counts| (counts.memory, counts.all()));
+    (of(&lines), main.unwrap_or_default())
 }

@@ -26,13 +26,13 @@ pub struct Row {
 
 impl Row {
     pub fn of(name: &str, compiled: &Compiled) -> Self {
-        let (all, longest) = counts(&compiled.assembly);
+        let (all, main) = counts(&compiled.assembly);
         let of = |key: &str| compiled.statistics.get(key).copied().unwrap_or(0);
         let figures = [
             all.all().into(),
-            longest.all().into(),
-            longest.vector.into(),
-            longest.memory.into(),
+            main.all().into(),
+            main.vector.into(),
+            main.memory.into(),
             of("VGPRs"),
             of("Spilled SGPRs") + of("Spilled VGPRs"),
             of("LDS size"),

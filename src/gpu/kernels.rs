@@ -98,11 +98,10 @@ impl Kernels {
             author,
             groups: vec![span.clone(), tables],
         };
-        let scanned =
-            vec![bindings::scan_bindings(access.bundle, plan.gradient.accumulates()), tables::scan_bindings()];
-        let scan = |kernel: Kernel| {
+        let scanned = bindings::scan_bindings(access.bundle, plan.gradient.accumulates());
+        let scan = |kernel: Kernel, tables: Bindings| {
             let kernel = kernel.with_workgroup(self.workgroup);
-            Wanted { kernel, author: Author::Ours, groups: scanned.clone() }
+            Wanted { kernel, author: Author::Ours, groups: vec![scanned.clone(), tables] }
         };
         let (gradient, weights) = (&plan.gradient, &plan.weights);
         let mut wanted: Vec<(Place, Wanted<'_>)> = Vec::new();
@@ -118,10 +117,10 @@ impl Kernels {
             want(|k| &mut k.sum_lines, by_line::span_sum(plan, code, ByLine::Gradients));
         }
         if gradient.needs_scan() {
-            want(|k| &mut k.scan, scan(shader::scan(code, gradient, access)));
+            want(|k| &mut k.scan, scan(shader::scan(code, gradient, access), tables::scan_bindings_of(gradient)));
         }
         if self.watched {
-            want(|k| &mut k.watch, scan(shader::watch(code, gradient, access)));
+            want(|k| &mut k.watch, scan(shader::watch(code, gradient, access), tables::scan_bindings()));
             let update = shader::update(code, gradient, weights, access, true);
             want(|k| &mut k.watched_update, build(update, author, tables::watched_bindings(goes_by_line)));
         }

@@ -29,7 +29,9 @@ impl Recorder<'_> {
             match kind {
                 Pass::Scan => {
                     self.scan(pass, &self.tables.scan, |k| k.scan.as_ref());
-                    self.sum_groups(pass, &self.tables.sum, 1);
+                    if !self.plan.gradient.only_finds() {
+                        self.sum_groups(pass, &self.tables.sum, 1);
+                    }
                 }
                 Pass::SumGradients => self.sum_tensors(pass, &self.tables.sum, 1),
                 Pass::SumWeights => self.sum(pass, &self.tables.sum, 1),

@@ -152,6 +152,8 @@ pub struct Control {
     pub good_steps: u32,
     pub phase: u32,
     pub generation: u32,
+    pub found: u32,
+    pub found_more: u32,
 }
 
 /// `Move` of `shaders/keep.wgsl`.

@@ -109,8 +109,10 @@ mod tests {
     use super::*;
     use crate::gpu::pipelines::Author;
     use crate::gpu::readback::Source;
-    use crate::gpu::rows::{Settings, TensorRow};
+    use crate::gpu::rows::{Control, Settings, TensorRow};
+    use crate::rules::Sgd;
     use crate::shader::{self, Kernel};
+    use crate::{Arena, Optimizer, OptimizerConfig, TensorSpec};
 
     fn with(count: u32, zeros: u32) -> Partial {
         Partial { count, zeros, ..Partial::zeroed() }
@@ -141,6 +143,26 @@ mod tests {
         gpu.queue().submit([encoder.finish()]);
         let bytes = gpu.download(&[Source::whole(&sums)]).unwrap().wait().unwrap().concat();
         bytemuck::pod_read_unaligned(&bytes)
+    }
+
+    #[test]
+    fn elements_that_are_found_stay_at_the_largest_count() {
+        let gpu = Gpu::headless().unwrap_or_else(|e| panic!("this test needs a GPU adapter: {e}"));
+        let spec = TensorSpec::new("w", [5000]);
+        let arena = Arena::new(&gpu, vec![spec]).unwrap();
+        arena.write_gradient("w", &[f32::INFINITY; 5000]).unwrap();
+        let config = OptimizerConfig::new(Sgd::default());
+        let mut optimizer = Optimizer::new(&gpu, &config, arena.tensors().to_vec()).unwrap();
+        let found_at = std::mem::offset_of!(Control, found) as u64;
+        for (before, found) in [(0, 5000), (u32::MAX - 4999, u32::MAX), (u32::MAX, u32::MAX), (0, 5000)] {
+            // As if other spans had been read already.
+            gpu.put(&optimizer.tables.control, found_at, bytes_of(&before)).unwrap();
+            let mut encoder = gpu.device().create_command_encoder(&Default::default());
+            optimizer.step(&mut encoder).unwrap();
+            gpu.queue().submit([encoder.finish()]);
+            let report = optimizer.wait_for_report().unwrap().unwrap();
+            assert_eq!((report.nonfinite, report.skipped), (found.into(), true), "{before}");
+        }
     }
 
     #[test]

@@ -14,6 +14,7 @@ use super::step_table::StepTable;
 use super::sums::{Stages, Sum};
 use super::upload::Writes;
 use crate::Result;
+use crate::gradient::GradientConfig;
 use crate::hyper::Scalars;
 use crate::layout::Layout;
 use crate::loss_scale::{DynamicScale, LossScale};
@@ -89,6 +90,16 @@ pub struct Watch {
 pub fn prepare_bindings() -> Bindings {
     use Kind::{Read, Uniform, Write};
     vec![(0, Uniform), (1, Read), (2, Read), (3, Read), (4, Read), (5, Write), (6, Write), (7, Write), (8, Write)]
+}
+
+/// Of the scan that only finds non-finite elements, and counts them in the control block.
+pub fn find_bindings() -> Bindings {
+    vec![(0, Kind::Read), (1, Kind::Uniform), (2, Kind::Read), (3, Kind::Write)]
+}
+
+/// Of the scan that a step has.
+pub fn scan_bindings_of(gradient: &GradientConfig) -> Bindings {
+    if gradient.only_finds() { find_bindings() } else { scan_bindings() }
 }
 
 pub fn scan_bindings() -> Bindings {
@@ -318,7 +329,11 @@ impl Tables {
         let limit = group("limit", &limit_bindings(), &[&blocks, &settings, &verdicts, &sums])?;
         let measure = group_with("measure", &measure_bindings(by_line), &[&partials])?;
         let update_by_sums = group_with("update by sums", &update_bindings(true, by_line), &[&sums])?;
-        let scan = group("scan", &scan_bindings(), &[&blocks, &settings, &absent, &partials, &control])?;
+        let scan = if gradient.only_finds() {
+            group("scan", &find_bindings(), &[&blocks, &settings, &absent, &control])?
+        } else {
+            group("scan", &scan_bindings(), &[&blocks, &settings, &absent, &partials, &control])?
+        };
         let update = group_with("update", &update_bindings(false, by_line), &[])?;
         Ok(Self {
             control,

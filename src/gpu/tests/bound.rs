@@ -39,6 +39,9 @@ fn kernels_bind_what_the_layouts_declare() {
         let scan = module(&shader::scan(&variant(&rules::AdamW::default()), &plain(), access));
         assert_eq!(groups(&scan), 2);
         assert_eq!(bound(&scan, 0), bindings::scan_bindings(access.bundle, false));
+        assert_eq!(bound(&scan, 1), tables::find_bindings());
+        let clips = GradientConfig { clip_global_norm: Some(1.0), ..plain() };
+        let scan = module(&shader::scan(&variant(&rules::AdamW::default()), &clips, access));
         assert_eq!(bound(&scan, 1), tables::scan_bindings());
     }
     let prepare = prepare();
@@ -138,6 +141,7 @@ fn no_kernel_binds_more_storage_buffers_than_webgpu_promises() {
     for bundle in [None, BUNDLE] {
         let update = bindings::update_bindings(Access { clear: true, bundle, ..Access::default() }, true, true);
         groups.push(vec![bindings::scan_bindings(bundle, true), tables::scan_bindings()]);
+        groups.push(vec![bindings::scan_bindings(bundle, true), tables::find_bindings()]);
         for tables in [
             tables::update_bindings(true, true),
             tables::watched_bindings(true),

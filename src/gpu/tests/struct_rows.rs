@@ -161,6 +161,8 @@ fn rows_equal_the_structs_of_every_kernel() {
         good_steps,
         phase,
         generation,
+        found,
+        found_more,
     });
     let kept = members!(Move { before, after, words, spare });
     let turn = members!(Turn { before, after });
@@ -277,6 +279,15 @@ fn numbers_on_both_sides_are_equal() {
     // Kernels that know nothing else of it find the phase in the control block, and phases by their numbers.
     let turn = module(&shader::turn());
     assert_eq!(constant(&turn, "PHASE"), (std::mem::offset_of!(rows::Control, phase) / 4) as f64);
+    let find = module(&shader::scan(&variant(&rules::AdamW::default()), &plain(), Access::default()));
+    for (name, place) in [
+        ("MICRO", std::mem::offset_of!(rows::Control, micro)),
+        ("UNSCALE_WORD", std::mem::offset_of!(rows::Control, unscale)),
+        ("FOUND", std::mem::offset_of!(rows::Control, found)),
+        ("FOUND_MORE", std::mem::offset_of!(rows::Control, found_more)),
+    ] {
+        assert_eq!(constant(&find, name), (place / 4) as f64, "{name}");
+    }
     assert_eq!(constant(&prepare, "TRAINING"), f64::from(Phase::Training as u32));
     assert!([Phase::Training, Phase::Evaluating, Phase::Averaged].into_iter().all(|p| Phase::of(p as u32) == p));
     // A block's length does not depend on the workgroup's.

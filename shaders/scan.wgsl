@@ -15,6 +15,41 @@ override COUNT_EACH: bool = false;
 @group(1) @binding(3) var<storage, read_write> partials: array<Partial>;
 @group(1) @binding(4) var<storage, read> control: Control;
 
+fn loaded(block: Block, i: u32, unscale: f32) -> vec4<u32> {
+    return with_accumulated(load_gradients(gradient_element(block, i), 4u), block, i, unscale);
+}
+
+// The largest bits of magnitudes, and the smallest but for zeros.
+struct Sizes {
+    top: u32,
+    bottom: u32,
+}
+
+// Zero, less one, is the largest.
+fn widened(sizes: Sizes, words: vec4<u32>) -> Sizes {
+    let size = words & vec4<u32>(0x7fffffffu);
+    let low = size - vec4<u32>(1u);
+    let top = max(max(size.x, size.y), max(size.z, size.w));
+    let bottom = min(min(low.x, low.y), min(low.z, low.w));
+    return Sizes(max(sizes.top, top), min(sizes.bottom, bottom));
+}
+
+fn are_usual(sizes: Sizes) -> bool {
+    return sizes.top < bitcast<u32>(LARGE) && sizes.bottom >= bitcast<u32>(SMALL) - 1u;
+}
+
+fn square_of_usual(words: vec4<u32>, unscale: f32, sizes: ptr<function, Sizes>) -> f32 {
+    let g = condition(words, unscale);
+    *sizes = widened(*sizes, bitcast<vec4<u32>>(g));
+    if UNSCALE || CLIP_VALUE || ZERO_NONFINITE {
+        // What is loaded counts as well: a clip makes something of an infinity.
+        let size = words & vec4<u32>(0x7fffffffu);
+        let top = max(max(size.x, size.y), max(size.z, size.w));
+        (*sizes).top = max((*sizes).top, select(0u, top, top >= 0x7f800000u));
+    }
+    return dot(g, g);
+}
+
 @compute @workgroup_size(WORKGROUP)
 fn scan(
     @builtin(workgroup_id) group: vec3<u32>,
@@ -34,7 +69,27 @@ fn scan(
     var largest = 0.0;
     var bad = vec4<u32>();
     var zeros = vec4<u32>();
-    for (var i = thread * 4u; i < block.len; i += WORKGROUP * 4u) {
+    // Magnitudes that are safe to square, all finite, need one sum of the three. Whether they are is known at the end, and
+    // what the loop below reads again where they are not is seldom much.
+    var usual = false;
+    if NORM && !LARGEST && !ZEROS && block.len == BLOCK {
+        var sizes = Sizes(0u, 0xffffffffu);
+        for (var i = thread * 4u; i < BLOCK; i += WORKGROUP * 16u) {
+            // Four loads under way at a time.
+            let a = loaded(block, i, unscale);
+            let b = loaded(block, i + WORKGROUP * 4u, unscale);
+            let c = loaded(block, i + WORKGROUP * 8u, unscale);
+            let d = loaded(block, i + WORKGROUP * 12u, unscale);
+            sums.y += square_of_usual(a, unscale, &sizes);
+            sums.y += square_of_usual(b, unscale, &sizes);
+            sums.y += square_of_usual(c, unscale, &sizes);
+            sums.y += square_of_usual(d, unscale, &sizes);
+        }
+        usual = are_usual(sizes);
+        sums = select(vec3<f32>(), sums, usual);
+    }
+    let end = select(block.len, 0u, usual);
+    for (var i = thread * 4u; i < end; i += WORKGROUP * 4u) {
         let count = min(block.len - i, 4u);
         let loaded = load_gradients(gradient_element(block, i), count);
         let words = with_accumulated(loaded, block, i, unscale);
