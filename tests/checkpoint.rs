@@ -113,7 +113,7 @@ fn every_rule_with_every_option_resumes_to_the_same_bits() {
     let mut count = 0;
     for rule in rules::all() {
         for (variation, place) in variations(rule.as_ref()).into_iter().zip(PLACES.into_iter().cycle()) {
-            resumes(&OptimizerConfig::from_boxed(variation.rule.clone()), place, &variation.label);
+            resumes(&variation.config.clone(), place, &variation.label);
             count += 1;
         }
         count += 1;

@@ -36,6 +36,8 @@ struct Broken {
     slots: Vec<Slot>,
     /// Whether its text is not even WGSL, for now.
     spoiled: Arc<AtomicBool>,
+    /// Whether f32 keeps three binary digits of the direction only, as after a cancellation.
+    lossy: bool,
 }
 
 impl Options for Broken {
@@ -85,13 +87,17 @@ impl Twin for Broken {
     type Hyper<F: Float> = SignumHyper<F>;
 
     fn direction<F: Float>(&self, p: F, g: F, s: &mut [F; 1], h: &SignumHyper<F>) -> F {
-        F::of(self.factor) * self.inner.direction(p, g, s, h)
+        let direction = F::of(self.factor) * self.inner.direction(p, g, s, h);
+        if self.lossy && size_of::<F>() == size_of::<f32>() {
+            return F::of(f32::from_bits((direction.f64() as f32).to_bits() & 0xfff0_0000).into());
+        }
+        direction
     }
 }
 
 fn broken(wgsl: impl Into<Cow<'static, str>>, factor: f64) -> Broken {
     let inner = Signum::default();
-    Broken { slots: inner.slots(), inner, wgsl: wgsl.into(), factor, spoiled: Arc::default() }
+    Broken { slots: inner.slots(), inner, wgsl: wgsl.into(), factor, spoiled: Arc::default(), lossy: false }
 }
 
 #[test]
@@ -122,6 +128,21 @@ fn a_twin_that_disagrees_is_told_with_the_rules_line() {
     let Error::Twin { rule, reason } = error else { panic!("{error}") };
     assert_eq!(rule, "broken");
     assert!(reason.contains("line 7 of its WGSL: fn direction("), "{reason}");
+}
+
+/// What is unstable in f32 is so on both sides, and agrees with itself: the twin's own error is no excuse beyond 1e-3.
+#[test]
+fn arithmetic_that_loses_its_digits_is_told_though_both_sides_lose_them() {
+    let digits = |mask: &str| {
+        let lossy =
+            format!("return bitcast<vec4<f32>>(bitcast<vec4<u32>>(0.7 * sign((*s).exp_avg)) & vec4<u32>({mask}));");
+        let text = Signum::default().wgsl().replace("return sign((*s).exp_avg);", &lossy);
+        assert!(text.contains(&lossy), "{text}");
+        Broken { lossy: mask != "0xffffffffu", ..broken(text, 0.7) }
+    };
+    verify::check_rule(&support::gpu(), &digits("0xffffffffu")).unwrap();
+    let error = verify::check_rule(&support::gpu(), &digits("0xfff00000u")).unwrap_err();
+    assert!(matches!(error, Error::Twin { .. }), "{error}");
 }
 
 #[test]

@@ -132,7 +132,7 @@ fn kernels() -> Vec<(String, Kernel)> {
                 for (weights, ema) in &weights()[..if index < 2 { 4 } else { 1 }] {
                     // Storage with the conditionings that change how it is reached.
                     let mut storages = storages();
-                    let plain = variation.rule.options() == rule.options();
+                    let plain = variation.config.rule.options() == rule.options();
                     storages.truncate(match (index, rule.name()) {
                         (0 | 1, "adamw" | "lamb") if plain => storages.len(),
                         // All of it would be thousands.
@@ -142,7 +142,7 @@ fn kernels() -> Vec<(String, Kernel)> {
                     let cases =
                         storages.into_iter().flat_map(|storage| BOTH.map(|cautious| (storage.clone(), cautious)));
                     for (storage, cautious) in cases {
-                        let mut config = OptimizerConfig::from_boxed(variation.rule.boxed());
+                        let mut config = variation.config.clone();
                         config.gradient = gradient.clone();
                         config.weights = weights.clone();
                         config.ema = ema.clone();

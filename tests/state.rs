@@ -51,7 +51,7 @@ fn through_a_file(model: &Model) -> OptimizerState {
 fn every_rule_goes_on_from_a_file_to_the_same_bits() {
     for rule in rules::all() {
         for (variation, place) in variations(rule.as_ref()).into_iter().zip(PLACES.into_iter().cycle()) {
-            let config = OptimizerConfig::from_boxed(variation.rule);
+            let config = variation.config;
             let mut straight = model(&config, &values(1), place);
             (0..4).for_each(|step| straight.step(&gradients(step)));
 

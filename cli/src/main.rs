@@ -22,7 +22,6 @@ mod storage;
 mod style;
 mod tensor_file;
 mod timing;
-mod variations;
 
 use std::process::ExitCode;
 

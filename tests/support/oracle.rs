@@ -1,19 +1,12 @@
-//! The f64 oracle beside an f32 run of the same twins, whose own error is the floor that rounding sets.
+//! The f64 oracle beside an f32 run of the same twins, whose own error is the floor that rounding sets: `verify::allowed` says
+//! how far.
 
 use ndarray::{ArrayViewD, ArrayViewMutD, IxDyn};
 use wgpu_optim::cpu::{CpuOptimizer, CpuTensor};
+use wgpu_optim::verify::{allowed, rounding_of};
 use wgpu_optim::{Element, OptimizerConfig, OptimizerState, Report, TensorSpec};
 
 use super::{update_error, wide};
-
-/// What an f32 backend may be off by the update measure, over a tensor and at its worst element.
-pub const LIMIT: f64 = 1e-5;
-
-/// Where rounding alone passes [`LIMIT`] (p is rounded at every step, and updates can be small beside
-/// it; the centred RMSprop cancels), the GPU may be off as far as the f32 twin is, times this: both
-/// are draws of the same noise, and a tensor of one element draws once. Every case of the cross check
-/// keeps within 1.5 where division and root are correctly rounded; WGSL lets both be 2.5 ULP off.
-pub const SAME_NOISE: f64 = 2.0;
 
 /// Gradients of a step by tensor; `None` has none.
 pub type Gradients = Vec<Option<Vec<f32>>>;
@@ -107,14 +100,16 @@ impl Oracle {
     pub fn misses(&self, params: &[Vec<f32>], state: &OptimizerState) -> Vec<String> {
         let exact = self.exact.params_f64();
         let peer = self.peer.params_f64();
+        let expected = self.exact.optimizer.state();
+        let steps = expected.steps_taken as usize;
         let mut misses = Vec::new();
         assert_eq!(params.len(), exact.len());
         for t in 0..params.len() {
             let own = both_errors(&peer[t], &exact[t], &self.start[t]);
             let error = both_errors(&wide(&params[t]), &exact[t], &self.start[t]);
-            report(&mut misses, &self.names[t], error, own);
+            let rounding = rounding_of(&exact[t], &self.start[t], steps);
+            report(&mut misses, &self.names[t], error, own, rounding);
         }
-        let expected = self.exact.optimizer.state();
         let peer = self.peer.optimizer.state();
         let counts = |s: (u64, u64)| format!("{} taken, {} skipped", s.0, s.1);
         let (got, want) = ((state.steps_taken, state.steps_skipped), (expected.steps_taken, expected.steps_skipped));
@@ -133,7 +128,7 @@ impl Oracle {
                 let zero = vec![0.0; want_values.len()];
                 let own = both_errors(&wide(peer), want_values, &zero);
                 let error = both_errors(&unflushed(got, want_values), want_values, &zero);
-                report(&mut misses, &format!("{}.{slot}", want.name), error, own);
+                report(&mut misses, &format!("{}.{slot}", want.name), error, own, 0.0);
             }
         }
         misses
@@ -165,9 +160,9 @@ fn both_errors(out: &[f64], reference: &[f64], start: &[f64]) -> [f64; 2] {
     [update_error(out, reference, start), if off == 0.0 { 0.0 } else { off / moved }]
 }
 
-fn report(misses: &mut Vec<String>, what: &str, errors: [f64; 2], peer: [f64; 2]) {
+fn report(misses: &mut Vec<String>, what: &str, errors: [f64; 2], peer: [f64; 2], rounding: f64) {
     for (error, peer) in errors.into_iter().zip(peer) {
-        let allowed = LIMIT.max(SAME_NOISE * peer);
+        let allowed = allowed(peer, rounding);
         // NaN is a miss too, and a peer that failed allows nothing.
         let within = error <= allowed && peer.is_finite();
         if !within {

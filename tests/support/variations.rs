@@ -1,7 +1,7 @@
 //! What tests run over: rules with their options away from their defaults, the code that they lead to, storages.
 
 use wgpu_optim::step::{Plan, Variant};
-use wgpu_optim::verify::{self, RuleVariation};
+use wgpu_optim::verify::{self, Variation};
 use wgpu_optim::{Format, Master, OptimizerConfig, Rounding, Rule, StateFormat, StorageConfig};
 
 /// Storages that meet every format, with a master, without, and rounded stochastically; the first is f32.
@@ -22,8 +22,8 @@ pub fn storages() -> Vec<StorageConfig> {
 }
 
 /// The rule's options away from their defaults; labels begin with its name.
-pub fn variations(rule: &dyn Rule) -> Vec<RuleVariation> {
-    let named = |v: RuleVariation| RuleVariation { label: format!("{} {}", rule.name(), v.label), ..v };
+pub fn variations(rule: &dyn Rule) -> Vec<Variation> {
+    let named = |v: Variation| Variation { label: format!("{} {}", rule.name(), v.label), ..v };
     verify::variations(rule).into_iter().map(named).collect()
 }
 
@@ -31,7 +31,7 @@ pub fn variations(rule: &dyn Rule) -> Vec<RuleVariation> {
 pub fn code_variants(rule: &dyn Rule) -> Vec<Variant> {
     let mut variants: Vec<Variant> = Vec::new();
     for variation in variations(rule) {
-        let variant = variant_of(variation.rule);
+        let variant = variant_of(variation.config.rule);
         if !variants.iter().any(|known| code_of(known) == code_of(&variant)) {
             variants.push(variant);
         }
