@@ -1,4 +1,4 @@
-//! Golden vectors of PyTorch and Optax in float64: on the GPU, on the CPU in f32, and the oracle.
+//! Golden vectors of PyTorch, Optax and others in float64: on the GPU, on the CPU in f32, and the oracle.
 //!
 //! f32 must come within 1e-5 of the float64 reference by the update measure, or within the error of
 //! the reference's own float32 run where that is larger: rounding p at every step sets a floor when
@@ -27,6 +27,9 @@ const ORACLE_LIMIT: f64 = 1e-10;
 /// where it can, which moves such an error by up to 0.03 %.
 const SAME_NOISE: f64 = 1.01;
 
+/// What a loss scale may be off: both round it to f32 now and then.
+const SCALE_LIMIT: f64 = 1e-6;
+
 type Named = BTreeMap<String, Vec<f64>>;
 
 struct Inputs {
@@ -46,6 +49,10 @@ struct Case {
     peer: BTreeMap<String, Option<f64>>,
     peer_slots: BTreeMap<String, Option<f64>>,
     expected: Named,
+    /// What a dynamic loss scale was before each micro-batch and at the end.
+    scales: Vec<f64>,
+    /// Elements that a micro-batch has instead of its own: its number, the tensor, the element.
+    spoiled: Vec<(usize, String, usize, f32)>,
 }
 
 struct Outcome {
@@ -54,6 +61,8 @@ struct Outcome {
     slots: Named,
     /// The weights to evaluate with, where they are others.
     evaluation: Option<Vec<Vec<f64>>>,
+    /// The loss scale after each micro-batch.
+    scales: Vec<f64>,
 }
 
 fn folder() -> PathBuf {
@@ -107,13 +116,26 @@ fn case(row: &Value) -> Case {
         peer: serde_json::from_value(row["peer_f32_error"].clone()).unwrap(),
         peer_slots: serde_json::from_value(row["peer_f32_slot_error"].clone()).unwrap(),
         expected,
+        scales: row.get("scales").map(|x| serde_json::from_value(x.clone()).unwrap()).unwrap_or_default(),
+        spoiled: row.get("spoiled").map(spoiled).unwrap_or_default(),
         name,
     }
 }
 
+fn spoiled(rows: &Value) -> Vec<(usize, String, usize, f32)> {
+    let rows: Vec<(usize, String, usize, String)> = serde_json::from_value(rows.clone()).unwrap();
+    rows.into_iter().map(|(micro, tensor, element, value)| (micro, tensor, element, value.parse().unwrap())).collect()
+}
+
 fn scaled(inputs: &Inputs, case: &Case, step: usize) -> Vec<Vec<f32>> {
-    let scale = |g: &Vec<f32>| g.iter().map(|x| x * case.gradient_scale).collect();
-    inputs.gradients[step].iter().map(scale).collect()
+    let dynamic = case.scales.get(step).map_or(1.0, |scale| *scale as f32);
+    let scale = |g: &Vec<f32>| g.iter().map(|x| x * case.gradient_scale * dynamic).collect();
+    let mut gradients: Vec<Vec<f32>> = inputs.gradients[step].iter().map(scale).collect();
+    for (_, tensor, element, value) in case.spoiled.iter().filter(|(micro, ..)| *micro == step) {
+        let index = inputs.specs.iter().position(|spec| spec.name == *tensor).unwrap();
+        gradients[index][*element] = *value;
+    }
+    gradients
 }
 
 fn slots<F: Copy + Into<f64>>(state: &OptimizerState<F>) -> Named {
@@ -134,12 +156,13 @@ fn run_cpu<F: Element + Into<f64>>(inputs: &Inputs, case: &Case) -> Outcome {
         |values: &[Vec<f32>]| -> Vec<ArrayD<F>> { inputs.specs.iter().zip(values).map(|(s, v)| array(s, v)).collect() };
     let wide = |params: &[ArrayD<F>]| params.iter().map(|p| p.iter().map(|x| (*x).into()).collect()).collect();
     let mut params = arrays(&inputs.params);
-    let mut first = Vec::new();
+    let (mut first, mut scales) = (Vec::new(), Vec::new());
     for step in 0..case.steps {
         let gradients = arrays(&scaled(inputs, case, step));
         let mut tensors: Vec<_> =
             params.iter_mut().zip(&gradients).map(|(p, g)| CpuTensor::new(p.view_mut(), g.view())).collect();
         let report = optimizer.step(&mut tensors).unwrap();
+        scales.push(report.loss_scale);
         if report.steps_taken == 1 && first.is_empty() {
             first = wide(&params);
         }
@@ -148,7 +171,7 @@ fn run_cpu<F: Element + Into<f64>>(inputs: &Inputs, case: &Case) -> Outcome {
         let views: Vec<_> = params.iter_mut().map(|p| p.view_mut()).collect();
         wide(&optimizer.evaluation_weights(&views).unwrap())
     });
-    Outcome { first, last: wide(&params), slots: slots(&optimizer.state()), evaluation }
+    Outcome { first, last: wide(&params), slots: slots(&optimizer.state()), evaluation, scales }
 }
 
 fn run_gpu(inputs: &Inputs, case: &Case) -> Outcome {
@@ -156,13 +179,14 @@ fn run_gpu(inputs: &Inputs, case: &Case) -> Outcome {
     let arena = arena(&gpu, &inputs.specs, &inputs.params);
     let mut optimizer = Optimizer::new(&gpu, &case.config, arena.tensors().to_vec()).unwrap();
     let read = |optimizer: &Optimizer| optimizer.params_blocking().unwrap().iter().map(|p| wide(p)).collect();
-    let mut first: Vec<Vec<f64>> = Vec::new();
+    let (mut first, mut scales): (Vec<Vec<f64>>, _) = (Vec::new(), Vec::new());
     for step in 0..case.steps {
         for (spec, gradient) in inputs.specs.iter().zip(scaled(inputs, case, step)) {
             arena.write_gradient(&spec.name, &gradient).unwrap();
         }
         submit(&gpu, |encoder| optimizer.step(encoder).unwrap());
         let report = optimizer.wait_for_report().unwrap().unwrap();
+        scales.push(report.loss_scale);
         if report.steps_taken == 1 && first.is_empty() {
             first = read(&optimizer);
         }
@@ -175,7 +199,7 @@ fn run_gpu(inputs: &Inputs, case: &Case) -> Outcome {
         assert_eq!(read(&optimizer), last, "training goes on where it was");
         weights
     });
-    Outcome { first, last, slots: slots(&optimizer.state_blocking().unwrap()), evaluation }
+    Outcome { first, last, slots: slots(&optimizer.state_blocking().unwrap()), evaluation, scales }
 }
 
 /// Every figure of a case that is over its limit, in words.
@@ -211,6 +235,11 @@ fn misses(inputs: &Inputs, case: &Case, outcome: &Outcome, limit: f64, forgive_p
                 misses.push(format!("{} slot/{key}: {error:.4e} over {allowed:.4e}", case.name));
             }
         }
+    }
+    // Scales are f32 at best, as PyTorch's.
+    let close = |(found, expected): (&f64, &f64)| (found / expected - 1.0).abs() <= SCALE_LIMIT;
+    if !case.scales.is_empty() && !outcome.scales.iter().zip(&case.scales[1..]).all(close) {
+        misses.push(format!("{} loss scales {:?}, expected {:?}", case.name, outcome.scales, case.scales));
     }
     misses
 }
@@ -260,4 +289,11 @@ fn a_perturbed_result_is_a_miss() {
     let mut outcome = run();
     outcome.first[0][0] = f64::NAN;
     assert!(!misses(&inputs, case, &outcome, F32_LIMIT, true).is_empty());
+
+    let case = cases.iter().find(|c| c.name == "adamw_dynamic_scale").unwrap();
+    let mut outcome = run_cpu::<f64>(&inputs, case);
+    assert_eq!(outcome.scales.len() + 1, case.scales.len());
+    assert!(misses(&inputs, case, &outcome, ORACLE_LIMIT, false).is_empty());
+    outcome.scales[7] *= 2.0;
+    assert_eq!(misses(&inputs, case, &outcome, F32_LIMIT, true).len(), 1);
 }

@@ -1,6 +1,6 @@
 """The table of golden cases: every rule, every option away from its default, every conditioning."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass
@@ -11,16 +11,21 @@ class Case:
     config: dict
     gradient_scale: float = 1.0
     steps: int = 20
+    # Elements that a micro-batch has instead of its own: its number, the tensor, the element, "inf", "-inf" or "nan".
+    spoiled: list = field(default_factory=list)
 
 
 CASES: list[Case] = []
 
 
-def case(rule, label, *, groups=None, gradient=None, weights=None, schedule=None, gradient_scale=1.0, **options):
+def case(
+    rule, label, *, groups=None, gradient=None, weights=None, schedule=None, ema=None, gradient_scale=1.0, spoiled=(),
+    **options,
+):
     config = {"optimizer": {"rule": rule, **options}}
-    tables = {"groups": groups, "gradient": gradient, "weights": weights, "schedule": schedule}
+    tables = {"groups": groups, "gradient": gradient, "weights": weights, "schedule": schedule, "ema": ema}
     config |= {key: table for key, table in tables.items() if table is not None}
-    CASES.append(Case(f"{rule}_{label}", config, gradient_scale))
+    CASES.append(Case(f"{rule}_{label}", config, gradient_scale, spoiled=list(spoiled)))
 
 
 # Rules. The learning rates of the option cases are large, so that an error in the update shows beside
@@ -229,6 +234,33 @@ case(
     gradient={"loss_scale": 65536.0, "accumulate": 2, "clip_value": 0.4, "clip_global_norm": 1.0},
     schedule={"kind": "cosine", "total_steps": 10, "warmup_steps": 3},
 )
+
+# A dynamic scale multiplies each gradient as the reference has it then. The first step is skipped, two in a row, and
+# one whose second micro-batch is spoiled.
+
+SPOILED = [(0, "odd", 17, "inf"), (5, "layer1.weight", 1036, "nan"), (6, "scale", 0, "-inf"), (13, "odd", 256, "nan")]
+
+case("adamw", "dynamic_scale", lr=0.02, gradient={"loss_scale": {"init": 8.0, "growth_interval": 3}}, spoiled=SPOILED)
+case(
+    "sgd", "dynamic_scale_factors", lr=0.5, momentum=0.9, spoiled=SPOILED,
+    gradient={
+        "clip_global_norm": 1.0,
+        "loss_scale": {"init": 1000.0, "growth_factor": 1.5, "backoff_factor": 0.3, "growth_interval": 2},
+    },
+)
+case(
+    "adam", "dynamic_scale_accumulate", lr=0.02, spoiled=SPOILED,
+    gradient={"accumulate": 2, "loss_scale": {"init": 65536.0, "growth_factor": 4.0, "growth_interval": 2}},
+)
+
+# The average of the weights.
+
+case("adamw", "ema", lr=0.02, ema={"decay": 0.9})
+case("adam", "ema_long", lr=0.02, ema={"decay": 0.999})
+case("sgd", "ema_interval", lr=0.5, momentum=0.9, ema={"decay": 0.8, "interval": 3})
+# The decay passes 0.5 at the eighth averaging.
+case("adam", "ema_warmup", lr=0.02, ema={"decay": 0.5, "warmup": True})
+case("lion", "ema_warmup_interval", lr=0.01, ema={"decay": 0.99, "warmup": True, "interval": 2})
 
 # Weight limits, after the step.
 

@@ -1,6 +1,6 @@
-"""Writes the golden vectors: inputs, and what PyTorch, Optax or a model make of them.
+"""Writes the golden vectors: inputs, and what PyTorch, Optax, others or a model make of them.
 
-    pip install torch optax jax numpy safetensors
+    pip install torch torchvision pillow optax jax schedulefree pytorch_optimizer timm torch_ema numpy safetensors
     python generate.py [--out DIR]
 
 Everything is deterministic: the inputs come from a fixed NumPy seed and the references run in
@@ -25,6 +25,9 @@ import peers
 import schedules
 from cases import CASES
 
+PACKAGES = (
+    "torch", "optax", "jax", "jaxlib", "schedulefree", "pytorch_optimizer", "timm", "torch_ema", "numpy", "safetensors"
+)
 STEPS = 20
 SHAPES = {
     "layer1.weight": (17, 61),
@@ -134,6 +137,8 @@ def write_case(case, params, grads, out, seen):
         "peer_f32_error": {t: distance(peer.final[t], ref.final[t], params[t]) for t in ref.final},
         "peer_f32_slot_error": {k: distance(peer.slot[k], ref.slot[k], 0.0) for k in slot_values},
     }
+    if ref.scales:
+        row |= {"scales": ref.scales, "spoiled": case.spoiled}
     if ref.eval:
         row["peer_f32_eval_error"] = {t: distance(peer.eval[t], ref.eval[t], params[t]) for t in ref.eval}
     return row
@@ -147,7 +152,7 @@ def save(tensors, path):
 
 def versions():
     made_with = {"python": platform.python_version()}
-    for package in ("torch", "optax", "jax", "jaxlib", "numpy", "safetensors"):
+    for package in PACKAGES:
         made_with[package] = importlib.metadata.version(package)
     return made_with
 

@@ -6,10 +6,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import pytorch_optimizer
+import schedulefree
 import torch
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "scripts"))
 
+import around  # noqa: E402
 import models  # noqa: E402
 import optax_rules  # noqa: E402
 import schedules  # noqa: E402
@@ -34,8 +37,17 @@ TORCH_RULES = {
     "rprop": torch.optim.Rprop,
     "adafactor": torch.optim.Adafactor,
 }
-MODELS = {"momentum": models.Momentum, "schedule_free_adamw": models.ScheduleFreeAdamW}
-CAUTIOUS = {"adamw": models.CautiousAdamW, "lion": models.CautiousLion}
+MODELS = {"momentum": models.Momentum}
+# Their masks let n / (kept + 1) through, as the paper has it. AdEMAMix without its slow average is AdamW.
+CAUTIOUS = {
+    "adamw": (
+        pytorch_optimizer.AdEMAMix,
+        {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 1e-2, "alpha": 0.0},
+    ),
+    "lion": (pytorch_optimizer.Lion, {"lr": 1e-4, "betas": (0.9, 0.99), "weight_decay": 1e-3}),
+}
+# AdamWScheduleFree, since version 1.3, corrects v and leaves the step's size alone; the paper corrects the size.
+SCHEDULE_FREE = {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0, "warmup_steps": 0}
 
 # Those of torch.optim, and of what it has not.
 SLOTS = TORCH_SLOTS | {
@@ -52,19 +64,27 @@ SLOTS = TORCH_SLOTS | {
 
 def reference(optimizer):
     """Which reference runs a rule with these options."""
-    if optimizer.get("cautious") or optimizer["rule"] in MODELS:
+    if optimizer.get("cautious"):
+        return "pytorch_optimizer"
+    if optimizer["rule"] == "schedule_free_adamw":
+        return "schedulefree"
+    if optimizer["rule"] in MODELS:
         return "model"
     return "torch" if optimizer["rule"] in TORCH_RULES else "optax"
 
 
 @dataclass
 class Result:
-    """Arrays by tensor name, `slot` by `tensor.slot`; `eval` only where a rule evaluates elsewhere."""
+    """Arrays by tensor name, `slot` by `tensor.slot`; `eval` only where a rule evaluates elsewhere.
+
+    `scales` are what a dynamic loss scale was before each micro-batch and at the end.
+    """
 
     step01: dict = field(default_factory=dict)
     final: dict = field(default_factory=dict)
     eval: dict = field(default_factory=dict)
     slot: dict = field(default_factory=dict)
+    scales: list = field(default_factory=list)
 
 
 def options_of(config, tensor):
@@ -116,7 +136,14 @@ def build(config, params):
         options = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
         group = [{"params": [p], **options}]
         if cautious:
-            optimizer = CAUTIOUS[rule](group)
+            peer, defaults = CAUTIOUS[rule]
+            options = defaults | options
+            if "alpha" in defaults:
+                options["betas"] = (*options["betas"], 0.9999)
+            optimizer = peer([p], weight_decouple=True, cautious=True, foreach=False, **options)
+        elif rule == "schedule_free_adamw":
+            optimizer = schedulefree.AdamWScheduleFreePaper([p], foreach=False, **(SCHEDULE_FREE | options))
+            optimizer.train()
         elif rule in MODELS:
             optimizer = MODELS[rule](group)
         elif rule in TORCH_RULES:
@@ -167,6 +194,14 @@ def limit_weights(params, weights):
                 p.copy_(limited(p, torch.linalg.vector_norm(p), weights["max_norm"]))
 
 
+def spoil(case, number, name, gradient):
+    """The gradient with what the case puts into that micro-batch of it."""
+    for micro, tensor, element, value in case.spoiled:
+        if (micro, tensor) == (number, name):
+            gradient.view(-1)[element] = float(value)
+    return gradient
+
+
 def run(case, params, grads, dtype):
     """The case in one precision. `grads` holds one set of gradients a micro-batch."""
     # The default type decides in what PyTorch keeps its step counts; float32 runs keep the usual one.
@@ -177,30 +212,56 @@ def run(case, params, grads, dtype):
     trained = build(config, params)
     live = [tensor.p for tensor in trained]
     batches = gradient.get("accumulate", 1)
+    together = around.Together([tensor.optimizer for tensor in trained])
+    fixed = gradient.get("loss_scale", 1.0)
+    scaler = around.grad_scaler(fixed) if isinstance(fixed, dict) else None
+    average = around.Average(config["ema"], live) if "ema" in config else None
 
-    result = Result()
+    result, taken = Result(), 0
     for step in range(len(grads) // batches):
-        micro = grads[step * batches : (step + 1) * batches]
+        first = step * batches
+        scale = scaler.get_scale() if scaler else fixed
         for tensor in trained:
             if schedule is not None:
                 lr = config["optimizer"]["lr"]
                 tensor.set_lr(schedules.value(schedule, lr, step) / lr)
-            total = sum(torch.tensor(g[tensor.name], dtype=tensor.p.dtype) for g in micro)
-            tensor.p.grad = total / (gradient.get("loss_scale", 1.0) * batches)
+            # In float32, as the caller brings them.
+            scaled = [g[tensor.name] * np.float32(scale if scaler else 1.0) for g in grads[first : first + batches]]
+            micro = [torch.tensor(g, dtype=tensor.p.dtype) for g in scaled]
+            total = sum(spoil(case, first + k, tensor.name, g) for k, g in enumerate(micro))
+            tensor.p.grad = total / ((1.0 if scaler else scale) * batches)
+        if scaler:
+            scaler.scale(torch.ones(()))
+            scaler.unscale_(together)
         condition(live, gradient)
-        for tensor in trained:
-            tensor.optimizer.step()
+        if scaler:
+            result.scales += [scale] * batches
+            scaler.step(together)
+            scaler.update()
+            taken += scaler.get_scale() >= scale
+        else:
+            together.step()
+            taken += 1
         limit_weights(live, config.get("weights", {}))
-        if step == 0:
+        if average:
+            average.after(step + 1)
+        if taken == 1 and not result.step01:
             result.step01 = arrays(params)
+    if scaler:
+        result.scales.append(scaler.get_scale())
     result.final = arrays(params)
 
     for tensor in trained:
         state = tensor.optimizer.state[tensor.p]
         present = {slot: state[slot] for slot in SLOTS[tensor.rule] if state.get(slot) is not None}
         result.slot |= {f"{tensor.name}.{slot}": array for slot, array in arrays(present).items()}
+    if average:
+        named = zip((tensor.name for tensor in trained), average.values(), strict=True)
+        result.slot |= arrays({f"{name}.ema": value for name, value in named})
+    for tensor in trained:
         if tensor.rule == "schedule_free_adamw":
-            result.eval |= arrays({tensor.name: state["x"]})
+            tensor.optimizer.eval()
+            result.eval |= arrays({tensor.name: tensor.p})
     return result
 
 
