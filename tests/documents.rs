@@ -2,8 +2,6 @@
 
 use std::path::Path;
 
-use wgpu_optim::{OptionValue, rules};
-
 fn read(path: impl AsRef<Path>) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
     std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
@@ -24,42 +22,6 @@ fn the_table_of_dependencies_has_all_and_no_others() {
     let rows = document.lines().filter(|line| line.starts_with("| `"));
     let listed = rows.flat_map(|row| row.split('|').nth(1).unwrap().split('`').skip(1).step_by(2).map(str::to_owned));
     assert_eq!(listed.collect::<std::collections::BTreeSet<_>>(), names);
-}
-
-#[test]
-fn the_table_of_rules_has_all_with_their_defaults() {
-    let document = read("README.md");
-    let mut rows = document.lines().skip_while(|line| !line.starts_with("| rule ")).skip(2);
-    for rule in rules::all() {
-        let row: Vec<_> = rows.next().unwrap().split(" | ").collect();
-        assert_eq!(row[0], format!("| `{}`", rule.name()));
-        let mut rest = row[1];
-        let options = rule.options();
-        for (n, (key, value)) in options.iter().enumerate() {
-            let next = options.get(n + 1).map(|(key, _)| format!(", {key} "));
-            let (option, after) = next.and_then(|next| rest.split_once(&next)).unwrap_or((rest, ""));
-            let text = if n == 0 { option.strip_prefix(&format!("{key} ")).unwrap() } else { option };
-            // The table writes two digits.
-            let is = |text: &str, value: f64| (text.parse::<f64>().unwrap() - value).abs() <= 0.01 * value.abs();
-            let right = match value {
-                Some(OptionValue::Bool(value)) => text == value.to_string(),
-                Some(OptionValue::Number(value)) => is(text, *value),
-                Some(OptionValue::Numbers(values)) => {
-                    let mut texts = text.trim_matches(['[', ']']).split(", ");
-                    values.iter().all(|value| texts.next().is_some_and(|text| is(text, *value)))
-                        && texts.next().is_none()
-                }
-                _ => false,
-            };
-            assert!(right, "{}: {key} is {value:?}, the table says {text}", rule.name());
-            rest = after;
-        }
-        for slot in rule.slots() {
-            let shown = row[3].contains(slot.name) || row[3].starts_with("as ");
-            assert!(shown, "the table lacks {}'s {}", rule.name(), slot.name);
-        }
-    }
-    assert!(!rows.next().unwrap().starts_with('|'));
 }
 
 #[test]
