@@ -14,6 +14,7 @@ mod kernels;
 mod lines;
 mod mailbox;
 mod memory;
+mod mutants;
 mod optimizer;
 mod overlap;
 mod phases;
