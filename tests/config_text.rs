@@ -55,13 +55,13 @@ fn comes_back(config: &OptimizerConfig) {
 fn every_rule_with_every_option_away_from_its_default() {
     for rule in rules::all() {
         for variation in variations(rule.as_ref()) {
-            let config = OptimizerConfig::from_boxed(variation.rule.boxed());
+            let config = OptimizerConfig::from_boxed(variation.config.rule.boxed());
             comes_back(&config);
             // The same as a group's own, some of it as the group's options.
             let mut group = Group::matching("layer.*");
-            group.rule = Some(variation.rule.boxed());
+            group.rule = Some(variation.config.rule.boxed());
             comes_back(&OptimizerConfig::new(Sgd::default()).group(group.clone()));
-            for (key, value) in variation.rule.options() {
+            for (key, value) in variation.config.rule.options() {
                 group.options.extend(value.map(|value| (key.to_owned(), value)));
             }
             group.rule = Some(rule.boxed());

@@ -13,9 +13,7 @@ use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 use support::variations::{code_variants, storages, variations};
 use wgpu_optim::shader::{self, Access, ByLine, Kernel};
 use wgpu_optim::step::Plan;
-use wgpu_optim::{
-    DynamicScale, EmaConfig, GradientConfig, LossScale, OnNonfinite, OptimizerConfig, WeightsConfig, rules,
-};
+use wgpu_optim::{DynamicScale, EmaConfig, GradientConfig, LossScale, OnNonfinite, WeightsConfig, rules};
 
 const BOTH: [bool; 2] = [false, true];
 
