@@ -143,7 +143,7 @@ fn so_does_every_option() {
         if variation.label.contains("centered=true") {
             continue;
         }
-        let mut config = OptimizerConfig::from_boxed(variation.rule);
+        let mut config = variation.config;
         show(&mut config);
         all.extend(misses(&variation.label, &config, 3e38));
     }
