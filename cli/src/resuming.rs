@@ -50,6 +50,12 @@ pub fn saved_config(path: &Path, bytes: &[u8]) -> Result<Option<OptimizerConfig>
     text.map(parse).transpose()
 }
 
+/// The configuration to load a file under that was written under `before`: stored as is `asked` for. What else differs
+/// is for a reconfiguration, which cannot change the storage in the middle of a run.
+pub fn stored_as(before: &OptimizerConfig, asked: &OptimizerConfig) -> OptimizerConfig {
+    before.clone().storage(asked.storage.clone())
+}
+
 /// Something that differs: its key, and how a message tells it.
 pub type Told = (String, String);
 

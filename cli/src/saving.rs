@@ -101,7 +101,7 @@ impl Drop for Saver {
 pub struct Resumed {
     pub checkpoint: Checkpoint,
     pub history: Vec<Epoch>,
-    /// What it was trained with, where the file says it.
+    /// What it was trained with, where the file says it; once agreed on, stored as is asked for.
     pub config: Option<OptimizerConfig>,
     seed: String,
     batch: String,
@@ -135,7 +135,7 @@ impl Resumed {
     /// # Errors
     /// What differs and is not allowed to.
     pub fn agree(
-        &self,
+        &mut self,
         path: &Path,
         course: Course,
         mut asked: OptimizerConfig,
@@ -172,6 +172,13 @@ impl Resumed {
         }
         told.extend(resuming::told(&before.differences(&asked)));
         resuming::check(path, told, allowed)?;
+        let stored = resuming::stored_as(before, &asked);
+        if stored.storage != before.storage {
+            let about = |e: LibraryError| Error::from(e).about(path);
+            let plan = Plan::new(&stored, &network::specs()).map_err(about)?;
+            self.checkpoint = Checkpoint::convert_from_safetensors(&input::bytes(path)?, &plan).map_err(about)?;
+            self.config = Some(stored);
+        }
         if let Some((was, _)) = lengths {
             output::notice(&format!("{}: its schedule goes on as it was, and ends at step {was}", path.display()));
         }

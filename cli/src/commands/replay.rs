@@ -2,7 +2,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 use wgpu_optim::step::Plan;
-use wgpu_optim::{LossScale, OptimizerConfig, OptimizerState, Report, TensorSpec};
+use wgpu_optim::{Checkpoint, LossScale, OptimizerConfig, OptimizerState, Report, TensorSpec};
 
 use crate::backend::{self, Backend};
 use crate::engine::Engine;
@@ -98,7 +98,7 @@ pub fn run(args: &Args) -> Result<()> {
     if let Some((state, before)) = &state {
         engine.load_state(state)?;
         if !before.differences(&config).is_empty() {
-            engine.reconfigure(&config)?;
+            engine.reconfigure(&config).map_err(|e| args.state_in.iter().fold(e, |e, path| e.about(path)))?;
         }
     }
     let progress = Progress::new(args.verbosity, args.grads.len(), "files");
@@ -160,7 +160,8 @@ fn steps(files: usize, under_way: u64, accumulate: u64) -> Result<u64> {
     )))
 }
 
-/// The state, and the configuration that it is of: the one that it was made with, or `config` where it does not say.
+/// The state, and the configuration to load it under: the one that it was made with, stored as `config` asks for, or
+/// `config` itself where the file does not say.
 fn read_state(
     path: &Path,
     plan: &Plan,
@@ -175,8 +176,14 @@ fn read_state(
     };
     resuming::check(path, resuming::told(&before.differences(config)), allowed)?;
     let specs: Vec<_> = plan.tensors.iter().map(|planned| planned.spec.clone()).collect();
-    let plan = Plan::new(&before, &specs).map_err(about)?;
-    Ok((OptimizerState::from_safetensors(&bytes, &plan).map_err(about)?, before))
+    let stored = resuming::stored_as(&before, config);
+    let plan = Plan::new(&stored, &specs).map_err(about)?;
+    let state = if stored.storage == before.storage {
+        OptimizerState::from_safetensors(&bytes, &plan)
+    } else {
+        Checkpoint::convert_from_safetensors(&bytes, &plan).map(|checkpoint| checkpoint.state)
+    };
+    Ok((state.map_err(about)?, stored))
 }
 
 fn read_gradients(args: &Args, path: &Path, specs: &[TensorSpec], plan: &Plan) -> Result<Vec<Option<Vec<f32>>>> {

@@ -135,10 +135,10 @@ pub fn run(args: &Args, options: Vec<(String, String)>) -> Result<()> {
     let before = resumed.as_ref().and_then(|r| r.config.as_ref()).unwrap_or(&config);
     let mut trainer = trainer(args, gpu.as_ref(), before, &digits)?;
     let mut history = Vec::new();
-    if let Some(Resumed { checkpoint, history: scores, .. }) = &resumed {
+    if let (Some(Resumed { checkpoint, history: scores, .. }), Some(path)) = (&resumed, &args.resume) {
         trainer.resume(checkpoint)?;
         if !before.differences(&config).is_empty() {
-            trainer.reconfigure(&config)?;
+            trainer.reconfigure(&config).map_err(|e| e.about(path))?;
         }
         history.clone_from(scores);
     }
@@ -252,7 +252,7 @@ fn resumed(
     config: &OptimizerConfig,
     allowed: Allowed<'_>,
 ) -> Result<(Resumed, OptimizerConfig)> {
-    let resumed = Resumed::read(path, config)?;
+    let mut resumed = Resumed::read(path, config)?;
     let config = resumed.agree(path, course(args), config.clone(), args.config.is_none(), allowed)?;
     let (done, asked) = (resumed.history.len(), args.epochs);
     match done as u64 <= u64::from(asked) {

@@ -358,8 +358,13 @@ impl Trainer for CpuTrainer {
     }
 
     fn resume(&mut self, checkpoint: &Checkpoint) -> Result<()> {
-        let of = |spec: &TensorSpec| checkpoint.params_of(&spec.name).map(|t| t.values.clone());
-        let params: Option<Vec<_>> = specs().iter().map(of).collect();
+        let plan = self.optimizer.plan();
+        // A file may have been written under another storage.
+        let of = |(t, spec): (usize, &TensorSpec)| {
+            let values = checkpoint.params_of(&spec.name)?.values.iter();
+            Some(values.map(|x| plan.formats_of(t)[0].round(*x)).collect())
+        };
+        let params: Option<Vec<_>> = specs().iter().enumerate().map(of).collect();
         let params = params.ok_or_else(|| Error::input("the checkpoint lacks parameters"))?;
         self.optimizer.load_state(&checkpoint.state)?;
         self.network = cpu::network(&params)?;

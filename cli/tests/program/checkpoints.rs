@@ -160,6 +160,7 @@ fn another_configuration_goes_on_where_it_is_allowed() {
         ("[gradient]\naccumulate = 3\n", "gradient.accumulate"),
         ("[[groups]]\nmatch = \"layer1.*\"\nfrozen = true\n", "groups"),
         ("[[groups]]\nmatch = \"layer1.*\"\nlr = 0.001\n", "groups"),
+        ("[storage]\nparams = \"bf16\"\ngradients = \"bf16\"\nstate = \"q8\"\n", "storage"),
     ];
     for backend in ["gpu", "cpu"] {
         let folder = Folder::new();

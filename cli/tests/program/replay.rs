@@ -363,6 +363,7 @@ fn a_state_goes_on_under_another_configuration_where_that_is_allowed() {
         ("[[groups]]\nmatch = \"b\"\nfrozen = true\n", "groups[0].frozen: none, now true", "groups"),
         ("[[groups]]\nmatch = \"b\"\nlr = 0.5\n", "groups[0].lr: none, now 0.5", "groups[0]"),
         ("[storage]\nseed = 7\n", "storage.seed: 0, now 7", "storage.seed"),
+        ("[storage]\nparams = \"f16\"\nstate = \"bf16\"\n", "storage.params: \"f32\", now \"f16\"", "storage"),
     ];
     for backend in ["gpu", "cpu"] {
         for (more, told, allow) in cases {
