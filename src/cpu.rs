@@ -17,6 +17,7 @@ use passes::Scan;
 use stored::Stored;
 
 use crate::config::OptimizerConfig;
+use crate::fed::Fed;
 use crate::gradient::OnNonfinite;
 use crate::rates::Rates;
 use crate::report::Report;
@@ -57,6 +58,7 @@ pub struct CpuOptimizer<F: Element> {
     monitor: Option<Monitor>,
     /// Whether the moving average lies in the parameters' place.
     swapped: bool,
+    fed: Fed,
 }
 
 #[derive(Debug, Clone)]
@@ -137,6 +139,7 @@ impl<F: Element> CpuOptimizer<F> {
             .collect();
         let loss_scale = plan.gradient.initial_scale();
         Self {
+            fed: Fed::new(&plan, |_| false),
             config: config.clone(),
             plan,
             rates,
@@ -208,6 +211,8 @@ impl<F: Element> CpuOptimizer<F> {
     pub fn step(&mut self, tensors: &mut [CpuTensor<'_, F>]) -> Result<Report> {
         self.check_unswapped("step")?;
         self.check(tensors)?;
+        let given = tensors.iter().enumerate().filter(|(_, tensor)| tensor.gradient.is_some());
+        given.for_each(|(t, _)| self.fed.feed(t));
         let mut copies = copies(tensors, &self.plan);
         let mut dense = dense(tensors, &mut copies, &mut self.states, &self.plan);
         let factor = self.rates.factor(self.steps_taken);
@@ -233,6 +238,7 @@ impl<F: Element> CpuOptimizer<F> {
             clip_coefficient: 1.0,
             loss_scale: self.loss_scale,
             accumulated: self.micro_batches,
+            without_gradient: self.fed.missing(),
         };
         if completes {
             let scan = match self.plan.gradient.needs_scan() {
@@ -383,7 +389,14 @@ impl<F: Element> CpuOptimizer<F> {
         (self.micro_batches, self.left_out) = (state.micro_batches, 0);
         (self.loss_scale, self.good_steps) = self.plan.gradient.resumed_scale(state);
         self.rates.resume(state.rates.as_ref(), state.plateau);
+        self.fed = Fed::new(&self.plan, |t| self.states[t].steps > 0);
         Ok(())
+    }
+
+    /// The names of tensors that have had no gradient yet, in any step so far or in the run whose state was loaded. They
+    /// are left alone while steps count and the schedule goes on. Frozen and empty tensors are not among them.
+    pub fn tensors_without_gradient(&self) -> impl Iterator<Item = &str> {
+        self.fed.tensors().map(|t| self.plan.tensors[t].spec.name.as_str())
     }
 }
 

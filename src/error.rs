@@ -76,13 +76,15 @@ pub enum Error {
     /// The device is lost; nothing can be recorded or read any more.
     #[error("the device is lost: {0}")]
     DeviceLost(String),
-    /// A wait for the device took too long.
-    #[error("{what} did not arrive within {after:?}")]
+    /// A wait for the device took longer than [`Gpu::timeout`](crate::Gpu::timeout).
+    #[error("{what} did not arrive within {after:?}: {}", why_late(*.busy))]
     Timeout {
         /// What was waited for.
         what: &'static str,
         /// The limit that passed.
         after: std::time::Duration,
+        /// Whether the device was still at work on what was submitted to its queue, the caller's own work among it.
+        busy: bool,
     },
     /// The device has no memory left.
     #[error("the device has no memory for {what}")]
@@ -100,8 +102,10 @@ pub enum Error {
         /// Rows of the table.
         rows: u64,
     },
-    /// Steps, or changes of weights and rows, are recorded and not submitted, and would be lost.
-    #[error("{pending} steps or other changes are recorded and not submitted: submit or drop their encoders first")]
+    /// Steps, checkpoints, or changes of weights and rows, are recorded and not submitted, and would be lost.
+    #[error(
+        "{pending} steps, checkpoints or other changes are recorded and not submitted: submit or drop their encoders first"
+    )]
     StepsUnderWay {
         /// How many.
         pending: u64,
@@ -171,6 +175,15 @@ impl Error {
     /// All that does not fit in a saved state, if anything does not.
     pub(crate) fn of_state(problems: Vec<String>) -> Result<()> {
         if problems.is_empty() { Ok(()) } else { Err(Self::State(problems.join("; "))) }
+    }
+}
+
+fn why_late(busy: bool) -> &'static str {
+    match busy {
+        true => {
+            "the device is still at work on what was submitted to its queue; Gpu::set_timeout makes calls wait longer"
+        }
+        false => "the device has nothing left to do: an encoder was not submitted, or the driver stalls",
     }
 }
 

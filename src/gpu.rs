@@ -1,5 +1,6 @@
 //! The GPU backend: the plan recorded into the caller's command encoder.
 
+mod absent;
 mod adapters;
 mod arena;
 mod arrival;
@@ -12,6 +13,7 @@ mod health;
 mod keep;
 mod kernels;
 mod lines;
+mod lost;
 mod mailbox;
 mod memory;
 mod mutants;
@@ -21,6 +23,7 @@ mod phases;
 mod pipeline_cache;
 mod pipelines;
 mod readback;
+mod recent;
 mod record;
 mod reports;
 mod restructure;
@@ -36,6 +39,7 @@ mod tests;
 mod transfer;
 mod uniforms;
 mod upload;
+mod waiting;
 mod whole;
 mod windows;
 

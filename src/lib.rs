@@ -7,6 +7,7 @@ pub mod config;
 pub mod cpu;
 mod ema;
 mod error;
+mod fed;
 #[cfg(feature = "checkpoint")]
 pub mod files;
 mod float;

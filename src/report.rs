@@ -24,4 +24,7 @@ pub struct Report {
     pub loss_scale: f64,
     /// Micro-batches that the next step has already; 0 right after a step.
     pub accumulated: u64,
+    /// Tensors, not frozen, that have had no gradient in any step so far: left alone while steps count.
+    /// `tensors_without_gradient` of the optimizer names them.
+    pub without_gradient: u64,
 }

@@ -10,6 +10,7 @@ mod passes;
 mod slots;
 mod variant;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::config::{CommonOptions, OptimizerConfig};
@@ -52,6 +53,8 @@ pub struct Plan {
     pub config: Arc<str>,
     /// What tensors that are updated need. Asked for at every step, so found once.
     needs: Needs,
+    /// The tensors' places by their names.
+    names: Arc<HashMap<String, usize>>,
 }
 
 /// What any tensor that is updated needs.
@@ -118,11 +121,11 @@ impl Plan {
             groups.push(planned_group(Some(group.pattern.clone()), own, group.frozen, config, &mut variants)?);
         }
 
-        let mut names = std::collections::HashSet::new();
+        let mut names = HashMap::with_capacity(specs.len());
         let mut left = MAX_ELEMENTS;
         let mut tensors = Vec::with_capacity(specs.len());
-        for (spec, group) in specs.iter().zip(groups_of(config, specs, may_be_empty)?) {
-            if !names.insert(spec.name.as_str()) {
+        for (place, (spec, group)) in specs.iter().zip(groups_of(config, specs, may_be_empty)?).enumerate() {
+            if names.insert(spec.name.clone(), place).is_some() {
                 return Err(Error::tensor(&spec.name, "the name is given twice"));
             }
             let elements = spec.elements().ok_or_else(|| spec.too_large())?;
@@ -148,6 +151,7 @@ impl Plan {
         };
         Ok(Self {
             needs,
+            names: Arc::new(names),
             tensors,
             groups,
             variants,
@@ -281,7 +285,7 @@ impl Plan {
 
     /// The tensor of that name.
     pub fn tensor_named(&self, name: &str) -> Option<usize> {
-        self.tensors.iter().position(|t| t.spec.name == name)
+        self.names.get(name).copied()
     }
 
     /// The group of that glob.

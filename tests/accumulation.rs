@@ -314,3 +314,36 @@ fn reports_between_micro_batches_say_what_the_cpus_say() {
         }
     }
 }
+
+/// Micro-batches come in numbers that their reports have no room for.
+#[test]
+fn a_look_after_each_step_finds_its_report_and_its_health() {
+    let specs = [TensorSpec::new("w", [40])];
+    for (accumulate, apart) in [(3, false), (16, false), (16, true), (100, false)] {
+        let gpu = gpu();
+        let mut config = OptimizerConfig::new(AdamW::default()).clip_global_norm(1.0);
+        config.gradient.accumulate = accumulate;
+        let mut model = Model::new(&gpu, &config, &specs, &[vec![1.0; 40]], Place::Arena);
+        model.optimizer.set_health(Some(HealthConfig { interval: 1, ..HealthConfig::default() })).unwrap();
+        model.write_gradients(&[vec![1.0; 40]]);
+        for step in 1..=20 {
+            match apart {
+                true => (0..accumulate).for_each(|_| model.submit()),
+                false => {
+                    submit(&gpu, |encoder| (0..accumulate).for_each(|_| model.optimizer.step(encoder).unwrap()));
+                }
+            }
+            gpu.device().poll(wgpu_optim::wgpu::PollType::wait_indefinitely()).unwrap();
+            let report = model.optimizer.report().unwrap().expect("a report");
+            assert_eq!((report.steps_taken, report.accumulated), (step, 0), "of {accumulate}");
+            assert_eq!(report.global_norm.map(|norm| norm.round()), Some(40f64.sqrt().round()));
+            assert_eq!(model.optimizer.health().unwrap().map(|h| h.steps_taken), Some(step), "of {accumulate}");
+        }
+        // A step under way does not take the place of the last whole one, but for who waits for it.
+        model.submit();
+        let waited = model.optimizer.wait_for_report().unwrap().unwrap();
+        assert_eq!((waited.steps_taken, waited.accumulated), (20, 1));
+        let report = model.optimizer.report().unwrap().unwrap();
+        assert_eq!((report.steps_taken, report.accumulated), (20, 0));
+    }
+}

@@ -11,8 +11,8 @@ use wgpu_optim::rules::AdamW;
 use wgpu_optim::twin::{Block, CpuKernel, Measure};
 use wgpu_optim::wgpu::{self, BufferUsages};
 use wgpu_optim::{
-    Arena, Decay, Error, Gpu, Optimizer, OptimizerConfig, OptionError, OptionValue, Options, Rule, Scalars, Slice,
-    Slot, Tensor, TensorSpec,
+    Arena, Decay, Error, Format, Gpu, Optimizer, OptimizerConfig, OptionError, OptionValue, Options, Rule, Scalars,
+    Slice, Slot, StorageConfig, Tensor, TensorSpec,
 };
 
 fn adamw() -> OptimizerConfig {
@@ -340,4 +340,52 @@ fn a_slice_of_an_arena_that_was_cut_keeps_to_its_own() {
     let found = support::model::read_slice(&gpu, arena.params("whole").unwrap());
     let moved: Vec<_> = found.iter().map(|bits| f32::from_bits(*bits) != 1.0).collect();
     assert_eq!(moved, [true, true, true, false, false, false, false, false]);
+}
+
+/// Updates by vectors write to the padding behind an arena's tensor: whoever lies there would be overwritten.
+#[test]
+fn the_padding_of_an_arena_is_taken() {
+    let gpu = gpu();
+    let halves = StorageConfig { params: Format::Bf16, gradients: Format::Bf16, ..StorageConfig::default() };
+    for (config, reach) in [(adamw(), 16), (adamw().storage(halves), 8)] {
+        let arena = Arena::for_config(&gpu, &config, [TensorSpec::new("arena", [1])]).unwrap();
+        let [own] = arena.tensors() else { panic!("a tensor") };
+        let width = own.params.size;
+        let at = |slice: &Slice, offset: u64| Slice::new(&slice.buffer, offset, width);
+        let elsewhere = || Slice::new(&buffer(&gpu, 16), 0, width);
+        let refused = |outcome: wgpu_optim::Result<Optimizer>, what: &str| match outcome {
+            Err(Error::Overlap { first, second, .. }) => {
+                assert_eq!([first.as_str(), second.as_str()], ["arena", "guest"], "{what}");
+            }
+            other => panic!("{what}: {other:?}"),
+        };
+        let gradients = own.gradient.as_ref().unwrap();
+        for offset in (4..reach).step_by(4) {
+            // Parameters behind parameters, a gradient behind parameters, parameters behind a gradient that may be zeroed.
+            let guest = Tensor::new("guest", [1], at(&own.params, offset));
+            refused(Optimizer::new(&gpu, &config, [own.clone(), guest]), "parameters");
+            let guest = Tensor::new("guest", [1], elsewhere()).with_gradient(at(&own.params, offset));
+            refused(Optimizer::new(&gpu, &config, [own.clone(), guest.clone()]), "a gradient");
+            let mut optimizer =
+                Optimizer::new(&gpu, &config, [own.clone(), Tensor { gradient: None, ..guest.clone() }]).unwrap();
+            assert!(matches!(optimizer.set_gradient(1, guest.gradient), Err(Error::Overlap { .. })));
+            let guest = Tensor::new("guest", [1], at(gradients, offset));
+            let outcome = Optimizer::new(&gpu, &config, [own.clone(), guest]).map(drop).unwrap_err();
+            assert!(matches!(outcome, Error::Overlap { .. }), "{outcome}");
+            // A gradient behind a gradient is only read, unless they are zeroed.
+            let guest = Tensor::new("guest", [1], elsewhere()).with_gradient(at(gradients, offset));
+            let mut optimizer = Optimizer::new(&gpu, &config, [own.clone(), guest]).unwrap();
+            submit(&gpu, |encoder| optimizer.step(encoder).unwrap());
+            let zeroed = optimizer.set_zero_gradients(true);
+            assert!(matches!(zeroed, Err(Error::Overlap { .. })), "{zeroed:?}");
+        }
+        // Behind it there is room, and where the arena's slice was cut there is no padding.
+        let guest = Tensor::new("guest", [1], at(&own.params, reach)).with_gradient(at(gradients, reach));
+        let mut optimizer = Optimizer::new(&gpu, &config, [own.clone(), guest]).unwrap();
+        optimizer.set_zero_gradients(true).unwrap();
+        submit(&gpu, |encoder| optimizer.step(encoder).unwrap());
+        let cut = Tensor::new("arena", [1], at(&own.params, 0));
+        let guest = Tensor::new("guest", [1], at(&own.params, 4));
+        Optimizer::new(&gpu, &config, [cut, guest]).unwrap();
+    }
 }

@@ -2,12 +2,14 @@
 
 mod support;
 
+use ndarray::Array1;
 use support::model::{Model, PLACES, Place};
 use support::oracle::{Gradients, Oracle};
 use support::small::{config, fresh, gradients, model, oracle, parameters, rebind, specs};
 use support::{encoder, gpu};
+use wgpu_optim::cpu::{CpuOptimizer, CpuTensor};
 use wgpu_optim::rules::Adam;
-use wgpu_optim::{OptimizerConfig, OptimizerState, TensorSpec};
+use wgpu_optim::{Group, OptimizerConfig, OptimizerState, Tensor, TensorSpec};
 
 /// PyTorch's semantics: each tensor has a count of its own, so each has an oracle of its own.
 struct Alone {
@@ -187,4 +189,80 @@ fn gradients_in_fresh_buffers_at_odd_offsets_every_step() {
         oracle.check(&model.optimizer, &format!("{place:?}"));
         model.assert_guards();
     }
+}
+
+/// On both backends, through whatever comes in between.
+#[test]
+fn tensors_that_never_had_a_gradient_are_told() {
+    let config = config().group(Group::matching("layer3.*").frozen());
+    let gpu = gpu();
+    let mut model = model(&gpu, &config, Place::Arena);
+    let mut on_cpu = CpuOptimizer::<f32>::new(&config, &specs()).unwrap();
+    let mut params: Vec<_> = parameters().into_iter().map(|p| Array1::from(p).into_dyn()).collect();
+    let mut step = |model: &mut Model, on_cpu: &mut CpuOptimizer<f32>, present: &[bool]| {
+        let gradients: Gradients =
+            gradients(1).into_iter().zip(present).map(|(g, present)| present.then_some(g)).collect();
+        model.step_some(&gradients);
+        let arrays: Vec<_> = gradients.iter().map(|g| g.clone().map(|g| Array1::from(g).into_dyn())).collect();
+        let mut tensors: Vec<_> = params
+            .iter_mut()
+            .zip(&arrays)
+            .map(|(params, gradient)| CpuTensor {
+                params: params.view_mut(),
+                gradient: gradient.as_ref().map(|g| g.view()),
+            })
+            .collect();
+        let reports = [model.optimizer.wait_for_report().unwrap().unwrap(), on_cpu.step(&mut tensors).unwrap()];
+        reports.map(|report| report.without_gradient)
+    };
+    let named = |model: &Model, on_cpu: &CpuOptimizer<f32>| -> [Vec<String>; 2] {
+        let of = |names: &mut dyn Iterator<Item = &str>| names.map(str::to_owned).collect();
+        [of(&mut model.optimizer.tensors_without_gradient()), of(&mut on_cpu.tensors_without_gradient())]
+    };
+    let both = |names: &[&str]| [0, 1].map(|_| names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>());
+    let [first, second, third] = ["layer0.weight", "layer1.weight", "layer2.weight"];
+    assert_eq!(named(&model, &on_cpu), both(&[first, second, third]));
+    assert_eq!(step(&mut model, &mut on_cpu, &[true, false, false, true]), [2; 2]);
+    assert_eq!(named(&model, &on_cpu), both(&[second, third]));
+    // Nothing that is forgotten in one step was forgotten for ever.
+    assert_eq!(step(&mut model, &mut on_cpu, &[false, false, true, false]), [1; 2]);
+    assert_eq!(named(&model, &on_cpu), both(&[second]));
+
+    let state = model.optimizer.state_blocking().unwrap();
+    let spec = TensorSpec::new("late", [1]);
+    let late = Tensor::new("late", [1], &support::model::buffer(&gpu, 4));
+    model.optimizer.add_tensors([late]).unwrap();
+    on_cpu.add_tensors([spec]).unwrap();
+    assert_eq!(named(&model, &on_cpu), both(&[second, "late"]));
+    model.optimizer.remove_tensors(&["late"]).unwrap();
+    on_cpu.remove_tensors(&["late"]).unwrap();
+    assert_eq!(named(&model, &on_cpu), both(&[second]));
+    assert_eq!(step(&mut model, &mut on_cpu, &[false, true, false, false]), [0; 2]);
+    assert_eq!(named(&model, &on_cpu), both(&[]));
+    model.optimizer.load_state(&state).unwrap();
+    on_cpu.load_state(&state).unwrap();
+    assert_eq!(named(&model, &on_cpu), both(&[second]), "of the run whose state was loaded");
+}
+
+/// More stretches of them than are marked by a copy each.
+#[test]
+fn many_absent_tensors_among_others_stay() {
+    let gpu = gpu();
+    let specs: Vec<_> = (0..60).map(|t| TensorSpec::new(format!("t{t}"), [3])).collect();
+    let params = vec![vec![1.0; 3]; 60];
+    let mut model = Model::new(&gpu, &config().clip_global_norm(1.0), &specs, &params, Place::Arena);
+    let mut expected = vec![0; 60];
+    for every in [2, 3, 2, 60, 1, 7] {
+        let present = |t: usize| t.is_multiple_of(every);
+        let gradients: Gradients = (0..60).map(|t| present(t).then(|| vec![1.0; 3])).collect();
+        let before = model.params();
+        model.step_some(&gradients);
+        let after = model.params();
+        for t in 0..60 {
+            assert_eq!(before[t] != after[t], present(t), "tensor {t}, every {every}");
+            expected[t] += u64::from(present(t));
+        }
+    }
+    let counts: Vec<_> = model.optimizer.state_blocking().unwrap().tensors.iter().map(|t| t.steps).collect();
+    assert_eq!(counts, expected);
 }

@@ -1,8 +1,11 @@
 //! Other tensors, other groups, other rows: the state follows, as on the GPU.
 
+use std::collections::HashSet;
+
 use super::stored::{Stored, copy_rows};
 use super::{CpuOptimizer, SlotValues};
 use crate::config::OptimizerConfig;
+use crate::fed::Fed;
 use crate::step::Plan;
 use crate::tensor::TensorSpec;
 use crate::twin::Element;
@@ -28,7 +31,8 @@ impl<F: Element> CpuOptimizer<F> {
         for name in names {
             self.plan.tensor_named(name).ok_or_else(|| Error::no_tensor(name))?;
         }
-        let specs: Vec<_> = self.specs().filter(|spec| !names.contains(&spec.name.as_str())).collect();
+        let names: HashSet<&str> = names.iter().copied().collect();
+        let specs: Vec<_> = self.specs().filter(|spec| !names.contains(spec.name.as_str())).collect();
         self.rebuild(None, &specs, None)
     }
 
@@ -55,6 +59,7 @@ impl<F: Element> CpuOptimizer<F> {
         let old = self.plan.kept_in(&next.plan, moved)?;
         let goes_on = old.iter().any(Option::is_some);
         self.plan.check_change(&next.plan, self.steps_taken, self.micro_batches, goes_on)?;
+        next.fed = Fed::new(&next.plan, |t| old[t].is_some_and(|t| self.fed.has(t)));
         for (t, source) in old.into_iter().enumerate() {
             let Some(source) = source else { continue };
             let SlotValues { steps, weight_sum, slots, factors } = &self.states[source];

@@ -12,7 +12,8 @@ use crate::{Error, Result};
 /// Parameters and gradients in flat segments that the library allocates. The caller binds the slices
 /// in its own kernels; one dispatch updates a whole segment.
 ///
-/// Slices start at multiples of 256 bytes. New memory is zero.
+/// Slices start at multiples of 256 bytes. What lies between them is padding of the arena's, which updates write to. New
+/// memory is zero.
 #[derive(Debug)]
 pub struct Arena {
     gpu: Gpu,
@@ -61,7 +62,7 @@ impl Arena {
             .map(|((spec, (segment, element)), formats)| {
                 let count = spec.elements().unwrap_or(0);
                 let slice = |buffer: &wgpu::Buffer, format: Format| {
-                    Slice::new(buffer, element * format.bytes(), count * format.bytes()).with_padding()
+                    Slice::new(buffer, element * format.bytes(), count * format.bytes()).with_padding(format)
                 };
                 let gradient = Some(slice(&gradients[segment], formats[1]));
                 Tensor { params: slice(&params[segment], formats[0]), gradient, spec }

@@ -1,4 +1,4 @@
-//! Dispatches bound to buffers: pipelines' bind groups, cached by gradient buffer.
+//! Dispatches bound to buffers: pipelines' bind groups, kept while the gradients lie there.
 
 use std::collections::{HashMap, HashSet};
 use std::num::NonZeroU32;
@@ -11,6 +11,7 @@ use wgpu::BufferUsages;
 use super::context::Gpu;
 use super::lines::LineTables;
 use super::pipelines::{Bindings, Kind};
+use super::recent::{Keyed, Recent};
 use super::rows::{AssignmentRow, SpanRow};
 use super::slice::Slice;
 use super::uniforms::{self, Uniforms};
@@ -18,10 +19,6 @@ use crate::Result;
 use crate::layout::{Dispatch, GradientPlace, Layout, Span, Window};
 use crate::shader::Access;
 use crate::storage::{StateFormat, code_table};
-
-/// Times that the gradients may be bound elsewhere before a bind group not used since is dropped: it
-/// keeps its buffers alive. Frameworks cycle through a few buffers.
-const KEEP: u64 = 16;
 
 /// A dispatch, ready to record.
 #[derive(Debug, Clone)]
@@ -59,10 +56,11 @@ struct Key {
     clear: bool,
 }
 
-#[derive(Debug)]
-struct Entry {
-    bound: BoundDispatch,
-    used: u64,
+impl Keyed for Key {
+    /// All that its bind groups keep alive of the caller's, a buffer that is bound twice told twice.
+    fn bytes(&self) -> u64 {
+        self.gradients.iter().map(wgpu::Buffer::size).sum()
+    }
 }
 
 /// Bound dispatches by what they bind.
@@ -71,8 +69,7 @@ pub struct DispatchCache {
     accumulates: bool,
     /// The tables of q8, where some state is compressed.
     pub codes: Option<wgpu::Buffer>,
-    entries: HashMap<Key, Entry>,
-    round: u64,
+    bound: Recent<Key, BoundDispatch>,
 }
 
 /// Of the kernels that change parameters, with the state, and the codes of compressed state.
@@ -110,7 +107,7 @@ impl DispatchCache {
             true => Some(gpu.buffer_of("codes", cast_slice(&codes()), usage)?),
             false => None,
         };
-        Ok(Self { accumulates, codes, entries: HashMap::new(), round: 0 })
+        Ok(Self { accumulates, codes, bound: Recent::default() })
     }
 
     /// The dispatches for gradients at those slices, by tensor.
@@ -123,7 +120,6 @@ impl DispatchCache {
         lines: Option<&LineTables>,
         clear: bool,
     ) -> Result<Arc<[BoundDispatch]>> {
-        self.round += 1;
         let mut buffers: Vec<&wgpu::Buffer> = Vec::new();
         let mut numbers = HashMap::new();
         let places: Vec<_> = gradients
@@ -147,50 +143,43 @@ impl DispatchCache {
                 Key { gradients: dispatch.spans.iter_mut().map(number).collect(), dispatch, clear }
             })
             .collect();
-        self.create(
-            gpu,
-            layout,
-            windows,
-            lines,
-            keys.iter().filter(|key| !self.entries.contains_key(key)).cloned().collect(),
-        )?;
-        let bound = keys
-            .iter()
-            .filter_map(|key| {
-                let entry = self.entries.get_mut(key)?;
-                entry.used = self.round;
-                Some(entry.bound.clone())
-            })
-            .collect();
-        self.entries.retain(|_, entry| self.round - entry.used <= KEEP);
-        Ok(bound)
+        let found: Vec<_> = keys.iter().map(|key| self.bound.get(key)).collect();
+        let missing = keys.iter().zip(&found).filter(|(_, found)| found.is_none()).map(|(key, _)| key);
+        let mut created = self.create(gpu, layout, windows, lines, &missing.collect::<Vec<_>>())?.into_iter();
+        let all = found.into_iter().map(|found| found.or_else(|| created.next()));
+        let bound: Vec<(Key, BoundDispatch)> =
+            keys.into_iter().zip(all).filter_map(|(key, bound)| Some((key, bound?))).collect();
+        let dispatches = bound.iter().map(|(_, bound)| bound.clone()).collect();
+        self.bound.turn(bound);
+        Ok(dispatches)
     }
 
+    /// In the order of the keys.
     fn create(
-        &mut self,
+        &self,
         gpu: &Gpu,
         layout: &Layout,
         windows: &[WindowBuffers],
         lines: Option<&LineTables>,
-        keys: Vec<Key>,
-    ) -> Result<()> {
-        let (bundles, singles): (Vec<_>, Vec<_>) = keys.into_iter().partition(|key| key.dispatch.bundle.is_some());
-        for key in bundles {
-            let rows = assignments(&key.dispatch);
-            let table = gpu.buffer_of("assignments", cast_slice(&rows), BufferUsages::STORAGE)?;
-            let bound = self.bind_dispatch(gpu, layout, windows, None, &key, table.as_entire_binding())?;
-            self.entries.insert(key, Entry { bound, used: self.round });
-        }
-        if singles.is_empty() {
-            return Ok(());
-        }
-        let rows: Vec<_> = singles.iter().map(|key| span_row(&key.dispatch.spans[0], lines)).collect();
-        let rows = Uniforms::new(gpu, "spans", &rows)?;
-        for (index, key) in singles.into_iter().enumerate() {
-            let bound = self.bind_dispatch(gpu, layout, windows, lines, &key, rows.row(index))?;
-            self.entries.insert(key, Entry { bound, used: self.round });
-        }
-        Ok(())
+        keys: &[&Key],
+    ) -> Result<Vec<BoundDispatch>> {
+        let singles = keys.iter().filter(|key| key.dispatch.bundle.is_none());
+        let rows: Vec<_> = singles.map(|key| span_row(&key.dispatch.spans[0], lines)).collect();
+        let rows = if rows.is_empty() { None } else { Some(Uniforms::new(gpu, "spans", &rows)?) };
+        let mut index = 0;
+        keys.iter()
+            .map(|key| match &rows {
+                Some(rows) if key.dispatch.bundle.is_none() => {
+                    index += 1;
+                    self.bind_dispatch(gpu, layout, windows, lines, key, rows.row(index - 1))
+                }
+                _ => {
+                    let rows = assignments(&key.dispatch);
+                    let table = gpu.buffer_of("assignments", cast_slice(&rows), BufferUsages::STORAGE)?;
+                    self.bind_dispatch(gpu, layout, windows, None, key, table.as_entire_binding())
+                }
+            })
+            .collect()
     }
 
     /// Binds a span, or the spans of a bundle in arrays, with the table that says what a workgroup serves.

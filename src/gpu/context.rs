@@ -1,19 +1,17 @@
 //! A device, its limits, and what the engine has created on it.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
 use super::adapters::{adapters, no_adapter_hint};
 use super::faults::Faults;
+use super::lost::{Lost, LostFlag};
 use super::pipelines::{Bindings, Pipelines};
 use super::slice::Slice;
+use super::waiting::Patience;
 use crate::layout::{BUNDLE_FEATURES, DeviceLimits};
 use crate::storage::Format;
 use crate::{Error, Result, shader};
-
-/// How long a blocking call waits for the device, unless told otherwise.
-const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A device and its queue, and the pipelines that optimizers on it share. Clones are the same.
 #[derive(Debug, Clone)]
@@ -27,23 +25,11 @@ struct Inner {
     queue: wgpu::Queue,
     limits: DeviceLimits,
     workgroup_size: AtomicU32,
-    lost: LostFlag,
-    /// In nanoseconds.
-    timeout: AtomicU64,
+    lost: Lost,
+    patience: Patience,
     faults: Faults,
     created: Counters,
     pipelines: Pipelines,
-}
-
-/// Why the device is lost, once it is. After a loss most calls on a device seem to succeed.
-#[derive(Debug, Clone, Default)]
-pub(super) struct LostFlag(Arc<OnceLock<String>>);
-
-impl LostFlag {
-    /// The first reason stays.
-    pub(super) fn set(&self, reason: impl Into<String>) {
-        let _ = self.0.set(reason.into());
-    }
 }
 
 #[derive(Debug, Default)]
@@ -80,8 +66,8 @@ impl Gpu {
     /// The caller's own device. Needs no feature and no limit above WebGPU's defaults; makes use of
     /// [`Gpu::bundle_features`].
     ///
-    /// Its callbacks stay the caller's. That the device is lost shows when something is to be read back, or at
-    /// once where the caller's own callback says so by [`Gpu::set_lost`]. The library polls the device, so callbacks of
+    /// Its callbacks stay the caller's. That the device is lost each call finds out by itself, or is told by the caller's
+    /// own callback ([`Gpu::set_lost`]). The library polls the device, so callbacks of
     /// submitted work may run in its calls; one that panics there ends as [`Error::DeviceLost`] with the panic's text,
     /// since a driver's failure looks the same.
     pub fn new(device: wgpu::Device, queue: wgpu::Queue) -> Self {
@@ -92,12 +78,12 @@ impl Gpu {
         let limits = DeviceLimits::of(&device.limits(), used_features(&device));
         let workgroup_size = shader::block_workgroup(device.adapter_info().device_type).into();
         let inner = Inner {
+            lost: Lost::new(lost, &device),
             device,
             queue,
             limits,
             workgroup_size,
-            lost,
-            timeout: AtomicU64::new(TIMEOUT.as_nanos() as u64),
+            patience: Patience::default(),
             faults: Faults::default(),
             created: Counters::default(),
             pipelines: Pipelines::default(),
@@ -172,24 +158,6 @@ impl Gpu {
         &self.inner.limits
     }
 
-    /// Says that the device is lost, for the caller's own callback to call. Everything that needs it then
-    /// fails with [`Error::DeviceLost`]. The first reason stays.
-    pub fn set_lost(&self, reason: &str) {
-        self.inner.lost.set(reason);
-    }
-
-    /// How long a blocking call waits for the device before it is an [`Error::Timeout`]. A minute, unless
-    /// [`Gpu::set_timeout`] says otherwise.
-    pub fn timeout(&self) -> Duration {
-        Duration::from_nanos(self.inner.timeout.load(Ordering::Relaxed))
-    }
-
-    /// Sets [`Gpu::timeout`] for all that share the device.
-    pub fn set_timeout(&self, timeout: Duration) {
-        let nanos = u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX);
-        self.inner.timeout.store(nanos, Ordering::Relaxed);
-    }
-
     /// Threads of a workgroup, each of which serves a block of up to 4,096 elements: 256, but 8 where the
     /// adapter is a CPU, unless [`Gpu::set_workgroup_size`] says otherwise.
     pub fn workgroup_size(&self) -> u32 {
@@ -247,6 +215,7 @@ impl Gpu {
 
     /// Writes bytes to a buffer, ordered with the queue's submissions.
     pub(super) fn put(&self, buffer: &wgpu::Buffer, offset: u64, bytes: &[u8]) -> Result<()> {
+        self.check_alive()?;
         // Staging memory is allocated for it.
         if self.faults().refuses_allocation() {
             return Err(out_of_memory(&format!("a write of {} bytes", bytes.len())));
@@ -262,12 +231,12 @@ impl Gpu {
         &self.inner.pipelines
     }
 
-    pub(super) fn lost(&self) -> &LostFlag {
+    pub(super) fn lost(&self) -> &Lost {
         &self.inner.lost
     }
 
-    pub(super) fn check_lost(&self) -> Result<()> {
-        self.inner.lost.0.get().map_or(Ok(()), |reason| Err(Error::DeviceLost(reason.clone())))
+    pub(super) fn patience(&self) -> &Patience {
+        &self.inner.patience
     }
 
     /// Runs `make` so that what the device refuses comes back as an error instead of reaching the
@@ -282,7 +251,7 @@ impl Gpu {
         // Ready at once on native backends.
         let errors = pollster::block_on(async { [internal.pop().await, validation.pop().await, memory.pop().await] });
         match errors.into_iter().flatten().next() {
-            Some(error) => Err(refused(what, &error)),
+            Some(error) => Err(self.why(refused(what, &error))),
             None => Ok(made),
         }
     }
@@ -317,6 +286,7 @@ impl Gpu {
         size: u64,
         make: impl FnOnce(&wgpu::Device) -> wgpu::Buffer,
     ) -> Result<wgpu::Buffer> {
+        self.check_alive()?;
         let what = format!("buffer {label:?} of {size} bytes");
         self.inner.created.buffers.fetch_add(1, Ordering::Relaxed);
         self.inner.created.bytes.fetch_add(size, Ordering::Relaxed);
@@ -353,39 +323,6 @@ impl Gpu {
     ) -> Result<wgpu::BindGroup> {
         let entries: Vec<_> = bindings.iter().zip(buffers).map(|((i, _), b)| (*i, b.as_entire_binding())).collect();
         self.bind_group(label, &self.layout(bindings)?, &entries)
-    }
-
-    /// Lets the device make progress without waiting.
-    pub(super) fn poll(&self) -> Result<()> {
-        self.check_lost()?;
-        // Only a wait can fail.
-        let _ = self.poll_device(wgpu::PollType::Poll);
-        self.check_lost()
-    }
-
-    /// Waits until all that was submitted is done.
-    pub(super) fn wait(&self, what: &'static str) -> Result<()> {
-        self.check_lost()?;
-        let timeout = self.timeout();
-        let waited = self.poll_device(wgpu::PollType::Wait { submission_index: None, timeout: Some(timeout) });
-        self.check_lost()?;
-        waited.map(drop).map_err(|_| Error::Timeout { what, after: timeout })
-    }
-
-    /// A driver that loses the device while it is polled makes wgpu panic: by then the device is only good for being
-    /// dropped, so the panic ends here and the lost flag stays, with its text. A callback of the caller's that panics
-    /// cannot be told from it, and may have left wgpu's locks poisoned as well.
-    fn poll_device(&self, poll: wgpu::PollType) -> Result<wgpu::PollStatus, wgpu::PollError> {
-        let polled = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            self.faults().poll();
-            self.device().poll(poll)
-        }));
-        polled.unwrap_or_else(|payload| {
-            let text = payload.downcast_ref::<&str>().copied();
-            let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message");
-            self.set_lost(&format!("a panic while it was polled: {text}"));
-            Err(wgpu::PollError::Timeout)
-        })
     }
 }
 

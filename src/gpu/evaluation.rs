@@ -130,6 +130,7 @@ impl Optimizer {
         [before, after]: [Phase; 2],
         commands: impl FnOnce(&mut wgpu::ComputePass<'_>),
     ) -> Result<()> {
+        self.gpu.check_alive()?;
         let turn = keep::Turning::new(&self.gpu, &self.tables.control, self.tables.turn(before, after))?;
         {
             let descriptor = wgpu::ComputePassDescriptor { label: Some(label), timestamp_writes: None };

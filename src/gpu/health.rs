@@ -44,7 +44,7 @@ impl Monitor {
     /// Counts a recorded step or micro-batch, and says whether to look at it. Whether it completes a step only the
     /// device knows; what the host thinks is right unless encoders are dropped or reordered.
     pub fn is_due(&mut self, completes: bool) -> bool {
-        self.due.next((completes || self.misjudged) && self.mailbox.has_room())
+        self.due.next((completes || self.misjudged) && self.mailbox.free() > 0)
     }
 
     /// Records the copy of what this step's passes found, for the tensors that have a gradient.

@@ -34,9 +34,9 @@ impl<T> Mailbox<T> {
         Ok(Self { gpu: gpu.clone(), slots: (0..slots).map(slot).collect::<Result<_>>()? })
     }
 
-    /// Whether a slot is free.
-    pub fn has_room(&self) -> bool {
-        self.slots.iter().any(Slot::is_free)
+    /// Slots that are free.
+    pub fn free(&self) -> usize {
+        self.slots.iter().filter(|slot| slot.is_free()).count()
     }
 
     /// Records copies into a free slot by `copy`, and its mapping. Whether there was one.
@@ -51,7 +51,7 @@ impl<T> Mailbox<T> {
         };
         slot.note = Some(note);
         copy(encoder, &slot.buffer);
-        slot.arrival.ask(encoder, &slot.buffer, self.gpu.lost(), "a report could not be mapped");
+        slot.arrival.ask(encoder, &slot.buffer, self.gpu.lost().flag(), "a report could not be mapped");
         true
     }
 

@@ -1,5 +1,6 @@
 use std::sync::Arc;
 
+use super::absent::Absent;
 use super::bindings::{BoundDispatch, DispatchCache, WindowBuffers};
 use super::context::Gpu;
 use super::evaluation::Evaluation;
@@ -16,6 +17,7 @@ use super::tables::{LaneRows, Tables, Watch};
 use super::upload::Writes;
 use super::windows::{placements, windows};
 use crate::config::OptimizerConfig;
+use crate::fed::Fed;
 use crate::health::{Health, HealthConfig};
 use crate::layout::Layout;
 use crate::rates::Rates;
@@ -46,6 +48,7 @@ pub struct Optimizer {
     /// The dispatches of a step and the tensors without a gradient, until a gradient is bound
     /// elsewhere.
     bound: Option<Bound>,
+    pub(super) fed: Fed,
     pub(super) zero_gradients: bool,
     pub(super) monitor: Option<Monitor>,
     pub(super) evaluation: Evaluation,
@@ -57,7 +60,7 @@ pub struct Optimizer {
 #[derive(Debug, Clone)]
 pub(super) struct Bound {
     pub dispatches: Arc<[BoundDispatch]>,
-    absent: Arc<[usize]>,
+    absent: Absent,
 }
 
 /// The tensors as a plan knows them.
@@ -74,21 +77,28 @@ impl Optimizer {
     pub fn new(gpu: &Gpu, config: &OptimizerConfig, tensors: impl IntoIterator<Item = Tensor>) -> Result<Self> {
         let tensors: Vec<_> = tensors.into_iter().collect();
         let plan = Plan::new(config, &specs(&tensors))?;
-        Self::of_plan(gpu, config, tensors, plan)
+        Self::of_plan(gpu, config, tensors, plan, None)
     }
 
-    /// The same with a plan made already.
-    pub(super) fn of_plan(gpu: &Gpu, config: &OptimizerConfig, tensors: Vec<Tensor>, plan: Plan) -> Result<Self> {
+    /// The same with a plan made already, and with the loss scale in the buffer of one that it is to take the place of.
+    pub(super) fn of_plan(
+        gpu: &Gpu,
+        config: &OptimizerConfig,
+        tensors: Vec<Tensor>,
+        plan: Plan,
+        loss_scale: Option<wgpu::Buffer>,
+    ) -> Result<Self> {
         let param_map = ParamMap::new(&plan, &tensors)?;
         let rates = Rates::new(&plan);
         let layout = Layout::new(&placements(&plan, &tensors), gpu.limits())?;
         let windows = windows(gpu, &plan, &layout, &tensors)?;
         let step_table = StepTable::new(gpu, &plan, &rates)?;
-        let tables = Tables::new(gpu, &plan, &layout, &step_table)?;
+        let tables = Tables::new(gpu, &plan, &layout, &step_table, loss_scale)?;
         let cache = DispatchCache::new(gpu, &layout, plan.gradient.accumulates())?;
         let mut optimizer = Self {
             reports: Reports::new(gpu, &plan)?,
             kernels: Kernels::new(gpu, &plan, &layout)?,
+            fed: Fed::new(&plan, |_| false),
             gpu: gpu.clone(),
             config: config.clone(),
             plan: Arc::new(plan),
@@ -128,9 +138,7 @@ impl Optimizer {
         let bound = self.bind()?;
         self.step_table.reserve(&mut &self.gpu, &self.plan, &self.rates, self.reports.dropped())?;
 
-        if !bound.absent.is_empty() {
-            self.tables.mark_absent(encoder, &bound.absent);
-        }
+        self.tables.mark_absent(encoder, &bound.absent);
         let completes = self.step_table.completes(self.reports.dropped(), self.plan.gradient.accumulate);
         let watched = self.monitor.as_mut().is_some_and(|monitor| monitor.is_due(completes));
         let watch = self.monitor.as_ref().filter(|_| watched).map(|monitor| &monitor.watch);
@@ -144,12 +152,10 @@ impl Optimizer {
             let mut pass = encoder.begin_compute_pass(&descriptor);
             self.recorder(&bound.dispatches, watch).record(&mut pass);
         }
-        if !bound.absent.is_empty() {
-            self.tables.unmark_absent(encoder);
-        }
-        self.reports.request(encoder, &self.tables.control, self.step_table.needs_counts());
+        self.tables.unmark_absent(encoder, &bound.absent);
+        self.reports.request(encoder, &self.tables.control, self.step_table.needs_counts(), completes);
         if let Some(monitor) = self.monitor.as_mut().filter(|_| watched) {
-            let live = (0..self.tensors.len()).filter(|t| self.plan.is_live(*t) && !bound.absent.contains(t));
+            let live = (0..self.tensors.len()).filter(|t| self.plan.is_live(*t) && !bound.absent.has(*t));
             monitor.request(encoder, &self.tables.control, live.collect());
         }
         Ok(())
@@ -195,7 +201,8 @@ impl Optimizer {
         }
     }
 
-    /// The newest report that has arrived. Never waits; steps submitted just now are not in it.
+    /// The newest report that has arrived, of a whole step where micro-batches are added up and one is taken. Never
+    /// waits; steps submitted just now are not in it.
     ///
     /// # Errors
     /// The device is lost.
@@ -207,7 +214,7 @@ impl Optimizer {
     /// Waits until everything submitted is done and gives the newest report.
     ///
     /// # Errors
-    /// The device is lost or does not finish within a minute.
+    /// The device is lost, or does not finish within [`Gpu::timeout`].
     pub fn wait_for_report(&mut self) -> Result<Option<Report>> {
         let snapshot = self.sync()?;
         Ok(self.step_table.is_of_a_step(&snapshot).then(|| self.report_of(&snapshot)))
@@ -218,7 +225,7 @@ impl Optimizer {
     pub(super) fn sync(&mut self) -> Result<Snapshot> {
         let control = Source { buffer: self.tables.control.clone(), offset: 0, size: self.tables.control.size() };
         // What has ended by now is in the copy, or was refused. What ends later may be in neither.
-        self.gpu.wait("what was submitted")?;
+        self.gpu.wait_for_queue("the end of what was submitted")?;
         let (ended, changes) = (self.reports.ended(), self.phases.pending());
         let parts = self.gpu.download(&[control])?.wait()?;
         self.collect()?;
@@ -267,8 +274,11 @@ impl Optimizer {
 
     fn take(&mut self, snapshot: Snapshot) {
         self.step_table.confirm(&snapshot);
-        let newest = self.latest.as_ref().map_or(0, Snapshot::executed);
-        if self.step_table.is_of_a_step(&snapshot) && snapshot.executed() >= newest {
+        // A micro-batch that is only accumulated tells less than a step, and is told of until there is one.
+        let newer = self.latest.as_ref().is_none_or(|latest| {
+            latest.executed() <= snapshot.executed() && (snapshot.completes() || !latest.completes())
+        });
+        if newer && self.step_table.is_of_a_step(&snapshot) {
             self.latest = Some(snapshot);
         }
     }
@@ -278,7 +288,7 @@ impl Optimizer {
         let power = |exponent: i32| f64::from(exponent).exp2();
         let norm = f64::from(control.norm_mantissa) * power(control.norm_exponent);
         // A micro-batch that is only accumulated has no norm, and is not clipped.
-        let completes = control.micro == 0;
+        let completes = snapshot.completes();
         Report {
             steps_taken: control.taken.into(),
             steps_skipped: control.skipped.into(),
@@ -289,6 +299,7 @@ impl Optimizer {
             clip_coefficient: if completes { f64::from(control.coefficient) * power(control.exponent) } else { 1.0 },
             loss_scale: control.loss_scale.into(),
             accumulated: control.micro.into(),
+            without_gradient: self.fed.missing(),
         }
     }
 
@@ -316,8 +327,17 @@ impl Optimizer {
         Ok(())
     }
 
+    /// The names of tensors that have had no gradient yet: none was bound in any step recorded so far, nor in the run
+    /// whose state was loaded. They are left alone, as PyTorch leaves parameters whose `grad` is `None`, while steps count
+    /// and the schedule goes on. That is right for what the model does not use; else a gradient is forgotten. Frozen and
+    /// empty tensors are not among them.
+    pub fn tensors_without_gradient(&self) -> impl Iterator<Item = &str> {
+        self.fed.tensors().map(|t| self.plan.tensors[t].spec.name.as_str())
+    }
+
     /// The loss scale as it is on the GPU, one f32, for the caller's loss kernel to bind as storage or
-    /// as a uniform.
+    /// as a uniform. The buffer is the same as long as the optimizer lives, whatever becomes of its tensors,
+    /// configuration and state.
     pub fn loss_scale(&self) -> Slice {
         Slice::new(&self.tables.loss_scale, 0, 4)
     }
@@ -334,6 +354,7 @@ impl Optimizer {
     /// [`Error::Overlap`], here or at a step after gradients were bound elsewhere; or the device refuses the pipelines
     /// that this needs. It stays as it was then.
     pub fn set_zero_gradients(&mut self, zero: bool) -> Result<()> {
+        self.gpu.check_alive()?;
         if zero {
             check_gradients(&self.tensors, &self.live_gradients())?;
         }
@@ -440,8 +461,8 @@ impl Optimizer {
         if self.zero_gradients {
             check_gradients(&self.tensors, &gradients)?;
         }
-        let absent: Arc<[usize]> =
-            (0..gradients.len()).filter(|t| self.plan.is_live(*t) && gradients[*t].is_none()).collect();
+        let live = || (0..gradients.len()).filter(|t| self.plan.is_live(*t));
+        let absent: Vec<usize> = live().filter(|t| gradients[*t].is_none()).collect();
         if absent.iter().any(|tensor| !self.step_table.has_lane(*tensor)) {
             // They take the place of the old ones when all is written.
             let (mut table, mut rows) = (self.step_table.clone(), self.tables.rows.clone());
@@ -456,7 +477,8 @@ impl Optimizer {
         for dispatch in dispatches.iter() {
             self.kernels.build(&self.gpu, &self.plan, dispatch.variant, dispatch.access)?;
         }
-        let bound = Bound { dispatches, absent };
+        let bound = Bound { dispatches, absent: Absent::new(&self.gpu, absent, gradients.len())? };
+        live().filter(|t| gradients[*t].is_some()).for_each(|t| self.fed.feed(t));
         self.bound = Some(bound.clone());
         Ok(bound)
     }

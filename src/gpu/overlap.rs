@@ -1,4 +1,4 @@
-//! Slices that must not share memory.
+//! Slices that must not share memory: with all that kernels reach of them, padding included.
 
 use std::collections::HashMap;
 
@@ -27,7 +27,7 @@ impl ParamMap {
             let slice = &tensor.params;
             slice.check(&tensor.spec, plan.tensors[index].elements, plan.formats_of(index)[0], "parameters")?;
             if slice.size > 0 {
-                let stretch = Stretch { start: slice.offset, end: slice.end(), tensor: index };
+                let stretch = Stretch { start: slice.offset, end: slice.reach(), tensor: index };
                 buffers.entry(slice.buffer.clone()).or_default().push(stretch);
             }
         }
@@ -53,7 +53,7 @@ impl ParamMap {
         // Disjoint stretches that are sorted by their start are sorted by their end.
         let first = stretches.partition_point(|s| s.end <= gradient.offset);
         match stretches.get(first) {
-            Some(s) if s.start < gradient.end() => {
+            Some(s) if s.start < gradient.reach() => {
                 Err(overlap(&tensors[s.tensor], &tensors[tensor], "parameters and gradient"))
             }
             _ => Ok(()),
@@ -66,7 +66,7 @@ pub fn check_gradients(tensors: &[Tensor], gradients: &[Option<Slice>]) -> Resul
     let bound = gradients.iter().enumerate().filter_map(|(t, slice)| Some((slice.as_ref().filter(|s| s.size > 0)?, t)));
     let mut buffers: HashMap<&wgpu::Buffer, Vec<Stretch>> = HashMap::new();
     for (slice, tensor) in bound {
-        let stretch = Stretch { start: slice.offset, end: slice.end(), tensor };
+        let stretch = Stretch { start: slice.offset, end: slice.reach(), tensor };
         buffers.entry(&slice.buffer).or_default().push(stretch);
     }
     buffers

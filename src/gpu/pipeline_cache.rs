@@ -32,6 +32,7 @@ impl Gpu {
             Err(e) => return Err(problem(path, &e)),
         };
         let data = contents(&file);
+        self.check_alive()?;
         let cache = self.scoped("the pipeline cache", |device| {
             let descriptor = wgpu::PipelineCacheDescriptor { label: Some("wgpu-optim"), data, fallback: true };
             // SAFETY: by this function's own contract the bytes come from `PipelineCache::get_data`; a file

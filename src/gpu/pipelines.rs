@@ -165,6 +165,7 @@ impl Gpu {
     }
 
     fn module(&self, key: &Key, author: Author<'_>) -> Result<wgpu::ShaderModule> {
+        self.check_alive()?;
         let source = altered(&key.source);
         let sound = matches!(author, Author::Ours) && matches!(source, Cow::Borrowed(_));
         let descriptor =

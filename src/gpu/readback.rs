@@ -95,7 +95,7 @@ impl Gpu {
         }
         let follow = |buffer: wgpu::Buffer| {
             let arrival = Shared::default();
-            arrival.ask(encoder, &buffer, self.lost(), "a buffer could not be mapped");
+            arrival.ask(encoder, &buffer, self.lost().flag(), "a buffer could not be mapped");
             Staging { arrival, buffer }
         };
         let staging = staging.into_iter().map(follow).collect();
@@ -107,8 +107,10 @@ impl Gpu {
 impl Download {
     /// Waits, up to [`Gpu::timeout`].
     pub fn wait(mut self) -> Result<Vec<Vec<u8>>> {
+        let since = Instant::now();
+        self.waiting_since = Some(since);
         loop {
-            let waited = self.gpu.wait(self.what);
+            let waited = self.gpu.wait(self.what, since);
             // First: what has arrived before the device was lost can still be read.
             if let Some(parts) = self.arrived()? {
                 return Ok(parts);
@@ -121,20 +123,16 @@ impl Download {
 
     /// The bytes, if they are there.
     pub fn arrived(&mut self) -> Result<Option<Vec<Vec<u8>>>> {
-        let timeout = self.gpu.timeout();
         let since = *self.waiting_since.get_or_insert_with(Instant::now);
         for part in &self.staging {
             match part.arrival.get() {
                 Arrival::Mapped if !self.gpu.faults().stalls_readbacks() => {}
-                Arrival::Refused => {
-                    self.gpu.check_lost()?;
-                    return Err(refused(self.what, &"the buffer could not be mapped"));
+                Arrival::Refused => return Err(self.refused(&"the buffer could not be mapped")),
+                Arrival::Dropped => return Err(self.refused(&"its encoder was dropped unsubmitted")),
+                Arrival::Idle | Arrival::Pending | Arrival::Mapped => {
+                    self.gpu.check_alive()?;
+                    return self.gpu.check_time(self.what, since).map(|()| None);
                 }
-                Arrival::Dropped => return Err(refused(self.what, &"its encoder was dropped unsubmitted")),
-                Arrival::Idle | Arrival::Pending | Arrival::Mapped if since.elapsed() >= timeout => {
-                    return Err(Error::Timeout { what: self.what, after: timeout });
-                }
-                Arrival::Idle | Arrival::Pending | Arrival::Mapped => return Ok(None),
             }
         }
         self.take().map(Some)
@@ -144,13 +142,11 @@ impl Download {
         let mut bytes = Vec::new();
         for part in &self.staging {
             // A lost device takes what it had mapped with it.
-            let view = part
-                .buffer
-                .get_mapped_range(..)
-                .map_err(|e| self.gpu.check_lost().err().unwrap_or_else(|| refused(self.what, &e)))?;
+            let view = part.buffer.get_mapped_range(..).map_err(|e| self.refused(&e))?;
             bytes.extend_from_slice(&view);
             drop(view);
-            part.buffer.unmap();
+            // Scoped: the device may be lost since, and the caller's handler is not to hear of it.
+            let _ = self.gpu.scoped(self.what, |_| part.buffer.unmap());
         }
         let mut rest = bytes.as_slice();
         let mut parts = Vec::with_capacity(self.sizes.len());
@@ -161,10 +157,11 @@ impl Download {
         }
         Ok(parts)
     }
-}
 
-fn refused(what: &str, reason: &dyn std::fmt::Display) -> Error {
-    Error::Device { what: what.to_owned(), reason: reason.to_string() }
+    /// It will not come: for that reason, unless the device is lost.
+    fn refused(&self, reason: &dyn std::fmt::Display) -> Error {
+        self.gpu.why(Error::Device { what: self.what.to_owned(), reason: reason.to_string() })
+    }
 }
 
 impl Future for Download {

@@ -13,6 +13,9 @@ use crate::step::Plan;
 /// Steps whose report can be under way at once; a step that finds none free has no report.
 const SLOTS: usize = 8;
 
+/// Of these, slots that micro-batches leave to what completes a step.
+const OF_STEPS: usize = SLOTS / 2;
+
 /// Of the state that an optimizer starts with: not that of memory that nothing was ever copied to.
 pub const FIRST_GENERATION: u32 = 1;
 
@@ -78,6 +81,11 @@ impl Snapshot {
         self.counts.as_ref().and_then(|words| words.get(tensors + tensor)).copied().unwrap_or(0)
     }
 
+    /// Whether it is of a step, and not of a micro-batch that is only accumulated.
+    pub fn completes(&self) -> bool {
+        self.control.micro == 0
+    }
+
     /// Steps that the device has executed: taken, skipped or only accumulated.
     pub fn executed(&self) -> u64 {
         [self.control.taken, self.control.skipped, self.control.accumulated].map(u64::from).iter().sum()
@@ -107,11 +115,20 @@ impl Reports {
     }
 
     /// Copies the control block into a free slot, if there is one, and follows the step's fate in any
-    /// case.
-    pub fn request(&mut self, encoder: &mut wgpu::CommandEncoder, control: &wgpu::Buffer, counts: bool) {
+    /// case. `completes` says whether it is thought to complete a step.
+    pub fn request(
+        &mut self,
+        encoder: &mut wgpu::CommandEncoder,
+        control: &wgpu::Buffer,
+        counts: bool,
+        completes: bool,
+    ) {
         let guard = StepGuard { dropped: self.dropped.clone(), finished: self.finished.clone(), was_called: false };
         encoder.on_submitted_work_done(move || guard.finish());
         let bytes = if counts { self.bytes } else { size_of::<Control>() as u64 };
+        if self.mailbox.free() <= if completes { 0 } else { OF_STEPS } {
+            return;
+        }
         self.mailbox.post(encoder, counts, |encoder, slot| encoder.copy_buffer_to_buffer(control, 0, slot, 0, bytes));
     }
 

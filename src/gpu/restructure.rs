@@ -4,10 +4,12 @@ use std::collections::{HashMap, HashSet};
 
 use super::optimizer::{Optimizer, specs};
 use super::row_moves::{NEW, RowMove, Side, Slots};
+use super::rows::Control;
 use super::slice::Tensor;
 use super::transfer;
 use super::upload::Upload;
 use crate::config::OptimizerConfig;
+use crate::fed::Fed;
 use crate::layout::StatePart;
 use crate::step::Plan;
 use crate::{Error, Result};
@@ -42,7 +44,8 @@ impl Optimizer {
         for name in names {
             self.plan.tensor_named(name).ok_or_else(|| Error::no_tensor(name))?;
         }
-        let stays = |t: &&Tensor| !names.contains(&t.spec.name.as_str());
+        let names: HashSet<&str> = names.iter().copied().collect();
+        let stays = |t: &&Tensor| !names.contains(t.spec.name.as_str());
         let tensors = self.tensors.iter().filter(stays).cloned().collect();
         self.rebuild(None, tensors, None)
     }
@@ -78,7 +81,10 @@ impl Optimizer {
         let index = self.plan.movable_tensor(&tensor.spec.name)?;
         let sources = self.plan.tensors[index].row_sources(&tensor.spec, rows)?;
         let old = &self.tensors[index].params;
-        if old.buffer == tensor.params.buffer && old.offset < tensor.params.end() && tensor.params.offset < old.end() {
+        if old.buffer == tensor.params.buffer
+            && old.offset < tensor.params.reach()
+            && tensor.params.offset < old.reach()
+        {
             let name = tensor.spec.name;
             return Err(Error::Overlap { first: name.clone(), second: name, what: "old and new parameters" });
         }
@@ -103,7 +109,9 @@ impl Optimizer {
             Some(config) => Plan::new(config, &specs)?,
             None => Plan::going_on(&self.config, &specs)?,
         };
-        let mut next = Self::of_plan(&self.gpu, config.unwrap_or(&self.config), tensors, plan)?;
+        // The caller's kernels have bound the loss scale: it stays where it is.
+        let loss_scale = Some(self.tables.loss_scale.clone());
+        let mut next = Self::of_plan(&self.gpu, config.unwrap_or(&self.config), tensors, plan, loss_scale)?;
         let old = self.plan.kept_in(&next.plan, moved.as_ref().map(|(t, _)| *t))?;
         let goes_on = old.iter().any(Option::is_some);
         self.plan.check_change(&next.plan, state.steps_taken, state.micro_batches, goes_on)?;
@@ -140,11 +148,14 @@ impl Optimizer {
                 }
             }
             row_moves.iter().try_for_each(|moves| moves.record(&mut encoder))?;
+            let scale_at = std::mem::offset_of!(Control, loss_scale) as u64;
+            encoder.copy_buffer_to_buffer(&next.tables.control, scale_at, &next.tables.loss_scale, 0, 4);
             self.gpu.queue().submit([encoder.finish()]);
             Ok(())
         })??;
         drop(row_moves);
         next.restart(restart);
+        next.fed = Fed::new(&next.plan, |t| old[t].is_some_and(|t| self.fed.has(t)));
         *self = next;
         Ok(())
     }

@@ -16,7 +16,16 @@ pub struct Slice {
     pub size: BufferAddress,
     /// Where the rest of its last four elements is padding that nothing else uses: there only, and no longer where
     /// the slice is made another.
-    padding: Option<(Buffer, BufferAddress, BufferAddress)>,
+    padding: Option<Padding>,
+}
+
+/// Of which slice, and where it ends.
+#[derive(Debug, Clone, PartialEq)]
+struct Padding {
+    buffer: Buffer,
+    offset: BufferAddress,
+    size: BufferAddress,
+    end: BufferAddress,
 }
 
 impl Slice {
@@ -26,17 +35,21 @@ impl Slice {
     }
 
     /// The same, where the rest of the last four elements is padding that nothing else uses.
-    pub(super) fn with_padding(mut self) -> Self {
-        self.padding = Some((self.buffer.clone(), self.offset, self.size));
+    pub(super) fn with_padding(mut self, format: Format) -> Self {
+        let Self { buffer, offset, size, .. } = self.clone();
+        let end = offset + size.next_multiple_of(4 * format.bytes());
+        self.padding = Some(Padding { buffer, offset, size, end });
         self
+    }
+
+    fn padding(&self) -> Option<&Padding> {
+        let here = |p: &&Padding| p.buffer == self.buffer && [p.offset, p.size] == [self.offset, self.size];
+        self.padding.as_ref().filter(here)
     }
 
     /// Whether the rest of its last four elements is padding that nothing else uses.
     pub(super) fn is_padded(&self) -> bool {
-        let here = |(buffer, offset, size): &(Buffer, u64, u64)| {
-            *buffer == self.buffer && [*offset, *size] == [self.offset, self.size]
-        };
-        self.padding.as_ref().is_some_and(here)
+        self.padding().is_some()
     }
 
     /// The slice as a binding for the caller's own kernels, up to a whole word. An arena's slices are
@@ -51,9 +64,14 @@ impl Slice {
         Source { buffer: self.buffer.clone(), offset: self.offset, size: self.size.next_multiple_of(4) }
     }
 
-    /// Where it ends, up to a whole word: kernels read and write no less.
+    /// Where it ends, up to a whole word: no other tensor shares one.
     pub(crate) fn end(&self) -> u64 {
         self.offset.saturating_add(self.size).checked_next_multiple_of(4).unwrap_or(u64::MAX)
+    }
+
+    /// Where what kernels read and write of it ends: padding is theirs too.
+    pub(super) fn reach(&self) -> u64 {
+        self.padding().map_or(self.end(), |padding| padding.end.max(self.end()))
     }
 
     /// Checks that the slice can serve as `what` of a tensor.

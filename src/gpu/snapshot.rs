@@ -37,7 +37,8 @@ struct Copied {
 
 impl Optimizer {
     /// Records copies of all parameters and state, as they are when the encoder's commands run, into staging
-    /// memory of [`Optimizer::checkpoint_bytes`]. Training goes on; nothing waits.
+    /// memory of [`Optimizer::checkpoint_bytes`]. Training goes on; nothing waits. Tensors and configuration cannot be
+    /// changed before it is submitted.
     ///
     /// ```no_run
     /// # fn save(gpu: &wgpu_optim::Gpu, optimizer: &mut wgpu_optim::Optimizer) -> wgpu_optim::Result<()> {
@@ -80,6 +81,8 @@ impl Optimizer {
     /// # Errors
     /// As [`Optimizer::record_checkpoint`]; or the device fails.
     pub fn checkpoint_blocking(&self) -> Result<Checkpoint> {
+        self.check_readable()?;
+        self.gpu.wait_for_queue("a checkpoint")?;
         self.submit_copies()?.wait()
     }
 
@@ -104,8 +107,11 @@ impl Optimizer {
         self.check_unswapped()?;
         let sources = self.copied(params);
         let staging = self.gpu.staging(&sources)?;
+        let download = self.gpu.record_download(encoder, "a checkpoint", &sources, staging);
+        // The parameters that it copies must not be another optimizer's by then.
+        self.phases.follow(encoder, None);
         Ok(PendingCheckpoint {
-            download: self.gpu.record_download(encoder, "a checkpoint", &sources, staging),
+            download,
             copied: Copied {
                 plan: self.plan.clone(),
                 layout: self.layout.clone(),

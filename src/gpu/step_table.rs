@@ -5,6 +5,8 @@
 //! not submitted, so a row may be overwritten only when the count that the GPU *reported* has passed
 //! it, and a step may be recorded only while every count that it can meet has a row.
 
+use std::collections::HashMap;
+
 use bytemuck::cast_slice;
 use wgpu::BufferUsages;
 
@@ -26,6 +28,9 @@ pub const STEP_ROWS: u64 = 4096;
 const OWN_ROWS: std::ops::RangeInclusive<u64> = 16..=256;
 const OWN_BUDGET_WORDS: u64 = 1 << 20;
 
+/// Of these, rings in one write at most.
+const OWN_WRITE: usize = 4096;
+
 const LANE_WORDS: u64 = (size_of::<LaneSource>() / 4) as u64;
 const RATES_WORDS: u64 = (size_of::<RatesRow>() / 4) as u64;
 
@@ -35,7 +40,11 @@ pub struct StepTable {
     buffer: wgpu::Buffer,
     rates_at: u64,
     factors_at: u64,
+    /// A group's each, then those of tensors with a lane of their own.
     lanes: Vec<Lane>,
+    groups: usize,
+    /// By tensor, whether it has one.
+    has_own: Vec<bool>,
     /// First word of the rings of tensors with a lane of their own, and the rows of each.
     own_at: u64,
     own_rows: u64,
@@ -144,6 +153,8 @@ impl StepTable {
             rates_at,
             factors_at,
             lanes,
+            groups,
+            has_own: vec![false; tensors],
             own_at,
             own_rows,
             known: Known::default(),
@@ -180,12 +191,12 @@ impl StepTable {
 
     /// Whether any tensor counts by itself, so that reports must bring the counts.
     pub fn needs_counts(&self) -> bool {
-        self.lanes.iter().any(|l| l.tensor.is_some())
+        self.lanes.len() > self.groups
     }
 
     /// Whether a tensor has a lane of its own.
     pub fn has_lane(&self, tensor: usize) -> bool {
-        self.lanes.iter().any(|lane| lane.tensor == Some(tensor))
+        self.has_own[tensor]
     }
 
     /// Whether the snapshot is of a step, and not of a state that was only loaded.
@@ -254,7 +265,8 @@ impl StepTable {
             }
             // Without a count of its own it has missed none yet.
             let start = count.map_or(self.known.taken, u64::from);
-            let own = self.lanes.iter().filter(|l| l.tensor.is_some()).count() as u64;
+            let own = (self.lanes.len() - self.groups) as u64;
+            self.has_own[tensor] = true;
             added.push((tensor, self.lanes()));
             self.lanes.push(Lane {
                 group: plan.tensors[tensor].group,
@@ -336,7 +348,7 @@ impl StepTable {
 
     /// Extends every ring as far as the confirmed counts allow.
     fn fill(&mut self, to: &mut dyn Writes, plan: &Plan, rates: &Rates) -> Result<()> {
-        for index in 0..self.lanes.len() {
+        for index in 0..self.groups {
             let lane = self.lanes[index].clone();
             let rows = lane.filled..lane.confirmed + lane.rows;
             if rows.is_empty() {
@@ -349,6 +361,39 @@ impl StepTable {
                 self.write_factors(to, rates, rows.clone())?;
             }
             self.lanes[index].filled = rows.end;
+        }
+        self.fill_own(to, plan)
+    }
+
+    /// The same of the tensors' own rings, which are short and many: neighbours in one write, as a write costs more than
+    /// what it brings. So whole rings are written, with the rows that are there already as they are.
+    fn fill_own(&mut self, to: &mut dyn Writes, plan: &Plan) -> Result<()> {
+        // Most tensors share a group and a count with others.
+        let mut rings: HashMap<(usize, u64), Vec<[f32; ROW_WORDS]>> = HashMap::new();
+        let lacking = |lane: &Lane| lane.filled < lane.confirmed + lane.rows;
+        let mut next = self.groups;
+        while next < self.lanes.len() {
+            let run = self.lanes[next..].iter().take_while(|lane| lacking(lane)).take(OWN_WRITE).count();
+            let lanes = next..next + run;
+            next = lanes.end.max(next + 1);
+            let mut rows = Vec::new();
+            for lane in &self.lanes[lanes.clone()] {
+                let ring = rings.entry((lane.group, lane.confirmed)).or_insert_with(|| {
+                    let rule = &plan.groups[lane.group].rule;
+                    let mut ring = vec![[0.0; ROW_WORDS]; lane.rows as usize];
+                    for count in lane.confirmed..lane.confirmed + lane.rows {
+                        ring[(count % lane.rows) as usize] = rule.scalars(count + 1).map(|x| x as f32);
+                    }
+                    ring
+                });
+                rows.extend_from_slice(ring);
+            }
+            if run > 0 {
+                to.put(&self.buffer, self.lanes[lanes.start].rows_at * 4, cast_slice(rows.as_flattened()))?;
+            }
+            for lane in &mut self.lanes[lanes] {
+                lane.filled = lane.confirmed + lane.rows;
+            }
         }
         Ok(())
     }

@@ -3,6 +3,7 @@
 use bytemuck::{Zeroable, cast_slice};
 use wgpu::BufferUsages;
 
+use super::absent::Absent;
 use super::by_line::{self, Lines};
 use super::context::Gpu;
 use super::lines::LineTables;
@@ -200,7 +201,14 @@ impl Sizes {
 }
 
 impl Tables {
-    pub fn new(gpu: &Gpu, plan: &Plan, layout: &Layout, table: &StepTable) -> Result<Self> {
+    /// With the loss scale in that buffer, as it is; a new one where there is none.
+    pub fn new(
+        gpu: &Gpu,
+        plan: &Plan,
+        layout: &Layout,
+        table: &StepTable,
+        loss_scale: Option<wgpu::Buffer>,
+    ) -> Result<Self> {
         let sizes = Sizes::of(plan, layout);
         let rows: Vec<_> = layout
             .blocks
@@ -279,8 +287,14 @@ impl Tables {
             ..Control::default()
         };
         gpu.put(&control, 0, bytemuck::bytes_of(&start))?;
-        let loss_scale = gpu.buffer("loss scale", sizes.loss_scale, copied | BufferUsages::UNIFORM)?;
-        gpu.put(&loss_scale, 0, bytemuck::bytes_of(&(scale as f32)))?;
+        let loss_scale = match loss_scale {
+            Some(buffer) => buffer,
+            None => {
+                let buffer = gpu.buffer("loss scale", sizes.loss_scale, copied | BufferUsages::UNIFORM)?;
+                gpu.put(&buffer, 0, bytemuck::bytes_of(&(scale as f32)))?;
+                buffer
+            }
+        };
         let written = storage | BufferUsages::COPY_DST;
         let lanes = gpu.buffer("lanes", sizes.lanes, written)?;
         let verdicts = gpu.buffer("verdicts", sizes.verdicts, written)?;
@@ -442,16 +456,19 @@ impl Tables {
 
     /// Records that these tensors have no gradient in the step that follows. By copies in the encoder,
     /// not by an upload, so that it holds for this step alone, whenever it is submitted.
-    pub fn mark_absent(&self, encoder: &mut wgpu::CommandEncoder, tensors: &[usize]) {
-        for run in tensors.chunk_by(|a, b| a + 1 == *b) {
-            encoder.copy_buffer_to_buffer(&self.ones, 0, &self.absent, run[0] as u64 * 4, run.len() as u64 * 4);
+    pub fn mark_absent(&self, encoder: &mut wgpu::CommandEncoder, absent: &Absent) {
+        if absent.is_empty() {
+            return;
         }
+        absent.mark(encoder, &self.ones, &self.absent);
         // No dispatch writes their parts of the norm.
         encoder.clear_buffer(&self.partials, 0, None);
     }
 
     /// Records the end of [`Tables::mark_absent`].
-    pub fn unmark_absent(&self, encoder: &mut wgpu::CommandEncoder) {
-        encoder.clear_buffer(&self.absent, 0, None);
+    pub fn unmark_absent(&self, encoder: &mut wgpu::CommandEncoder, absent: &Absent) {
+        if !absent.is_empty() {
+            encoder.clear_buffer(&self.absent, 0, None);
+        }
     }
 }

@@ -10,6 +10,7 @@ use super::tables::LaneRows;
 use super::upload::Upload;
 use crate::Result;
 use crate::checkpoint::{Checkpoint, TensorParams};
+use crate::fed::Fed;
 use crate::layout::Layout;
 use crate::rates::{Rates, RatesState};
 use crate::schedule::PlateauState;
@@ -31,6 +32,8 @@ impl Optimizer {
     /// # Errors
     /// A buffer's usage lacks `COPY_SRC`, or the device fails.
     pub fn params_blocking(&self) -> Result<Vec<Vec<f32>>> {
+        self.check_readable()?;
+        self.gpu.wait_for_queue("parameters")?;
         Ok(values(&self.plan, &self.request_params()?.wait()?))
     }
 
@@ -70,6 +73,7 @@ impl Optimizer {
     /// # Errors
     /// The device fails.
     pub fn state_blocking(&self) -> Result<OptimizerState> {
+        self.gpu.wait_for_queue("the state")?;
         Ok(self.decode(&self.request_state()?.wait()?))
     }
 
@@ -159,11 +163,14 @@ impl Optimizer {
         }
         let sums: Vec<_> = saved.iter().map(|s| s.map_or(0.0, |s| s.weight_sum as f32)).collect();
         self.add_counts(&mut upload, state, &counts, &sums, before.control.phase)?;
+        let (loss_scale, _) = self.plan.gradient.resumed_scale(state);
+        upload.add(&self.tables.loss_scale, 0, bytemuck::bytes_of(&(loss_scale as f32)))?;
         let mut rates = self.rates.clone();
         rates.resume(state.rates.as_ref(), state.plateau);
         let restart = self.plan_restart(&mut upload, rates, state, &counts, before.executed())?;
         upload.submit()?;
         self.restart(restart);
+        self.fed = Fed::new(&self.plan, |t| counts[t] > 0);
         Ok(())
     }
 
@@ -188,7 +195,6 @@ impl Optimizer {
             generation: self.reports.next_generation(),
             ..Control::default()
         };
-        upload.add(&self.tables.loss_scale, 0, bytemuck::bytes_of(&head.loss_scale))?;
         upload.add(&self.tables.control, 0, bytemuck::bytes_of(&head))?;
         let counts_at = size_of::<Control>() as u64;
         upload.add(&self.tables.control, counts_at, bytemuck::cast_slice(counts))?;

@@ -1,5 +1,7 @@
 //! Tensors packed into segments.
 
+use std::collections::HashMap;
+
 use super::DeviceLimits;
 use crate::storage::Format;
 use crate::tensor::TensorSpec;
@@ -46,6 +48,8 @@ impl ArenaLayout {
     pub fn new(specs: &[TensorSpec], formats: &[Formats], limits: &DeviceLimits) -> Result<Self> {
         let mut layout = Self::default();
         let whole = limits.binding.min(limits.buffer);
+        // The last segment of each storage.
+        let mut last = HashMap::new();
         for (spec, formats) in specs.iter().zip(formats) {
             let [narrow, wide] =
                 [formats[0].bytes().min(formats[1].bytes()), formats[0].bytes().max(formats[1].bytes())];
@@ -60,15 +64,16 @@ impl ArenaLayout {
                     );
                     Error::tensor(&spec.name, problem)
                 })?;
-            // The last of its storage. A tensor that fills or passes a binding leaves no room beside it.
-            let last = layout.segments.iter().rposition(|segment| segment.formats == *formats);
-            // No segment passes the longest buffer, nor does the tensor: in 128 bits their sum is exact.
-            let fits = |segment: &Segment| u128::from(segment.elements) + u128::from(elements) <= (whole / wide).into();
-            let room = last.filter(|i| fits(&layout.segments[*i]));
+            // A tensor that fills or passes a binding leaves no room beside it. No segment passes the longest buffer, nor
+            // does the tensor: in 128 bits their sum is exact.
+            let fits =
+                |i: &usize| u128::from(layout.segments[*i].elements) + u128::from(elements) <= (whole / wide).into();
+            let room = last.get(formats).copied().filter(fits);
             let segment = room.unwrap_or_else(|| {
                 layout.segments.push(Segment { elements: 0, formats: *formats });
                 layout.segments.len() - 1
             });
+            last.insert(*formats, segment);
             layout.places.push((segment, layout.segments[segment].elements));
             layout.segments[segment].elements += elements;
         }
