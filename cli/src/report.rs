@@ -43,6 +43,8 @@ pub struct Run<'a> {
     pub place: &'a str,
     pub history: &'a [Epoch],
     pub steps: Steps,
+    /// Mini-batches after the last step.
+    pub left: u64,
     pub seconds: f64,
     pub telemetry: &'a Telemetry,
 }
@@ -89,6 +91,9 @@ pub fn html(run: &Run<'_>) -> Result<String> {
                     (figure_of("epochs", &run.history.len().to_string()))
                     (figure_of("steps taken", &run.steps.taken.to_string()))
                     (figure_of("steps skipped", &run.steps.skipped.to_string()))
+                    @if run.left > 0 {
+                        (figure_of("mini-batches without a step", &run.left.to_string()))
+                    }
                     (figure_of("seconds", &format!("{:.1}", run.seconds)))
                 }
                 h2 { "Scores" }

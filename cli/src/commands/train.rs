@@ -3,7 +3,7 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 use wgpu_optim::step::Plan;
-use wgpu_optim::{Format, Gpu, Health, OptimizerConfig, OptionField, StateFormat};
+use wgpu_optim::{Format, Gpu, OptimizerConfig, OptionField, StateFormat};
 
 use crate::backend::{self, Backend};
 use crate::digits::Digits;
@@ -156,17 +156,18 @@ pub fn run(args: &Args, options: Vec<(String, String)>) -> Result<()> {
         let charts = plot::training::all(&history, trainer.telemetry());
         contents.push(plot::grid(&charts, 2, (500, 420))?.into_bytes());
     }
+    let run = report::Run {
+        config: &config.to_toml(),
+        written: args.config.as_ref().map(|_| text.as_str()),
+        options: &options,
+        place: &backend::place(gpu.as_ref()),
+        history: &history,
+        steps,
+        left,
+        seconds,
+        telemetry: trainer.telemetry(),
+    };
     if args.report.is_some() {
-        let run = report::Run {
-            config: &config.to_toml(),
-            written: args.config.as_ref().map(|_| text.as_str()),
-            options: &options,
-            place: &backend::place(gpu.as_ref()),
-            history: &history,
-            steps,
-            seconds,
-            telemetry: trainer.telemetry(),
-        };
         contents.push(report::html(&run)?.into_bytes());
     }
     if args.params_out.is_some() {
@@ -174,7 +175,7 @@ pub fn run(args: &Args, options: Vec<(String, String)>) -> Result<()> {
         contents.push(tensor_file::serialize(&network::specs(), &params, &formats, None)?);
     }
     outputs.write(&contents)?;
-    summarize(args, &history, steps, left, seconds, gpu.as_ref(), trainer.telemetry().looks.last())
+    summarize(args, &run, backend::name(gpu.as_ref()))
 }
 
 /// The plan for the network's tensors.
@@ -318,19 +319,11 @@ fn note(arrived: Vec<Epoch>, history: &mut Vec<Epoch>, progress: &Progress) -> R
     Ok(())
 }
 
-fn summarize(
-    args: &Args,
-    history: &[Epoch],
-    steps: Steps,
-    left: u64,
-    seconds: f64,
-    gpu: Option<&Gpu>,
-    health: Option<&Health>,
-) -> Result<()> {
+fn summarize(args: &Args, run: &report::Run<'_>, backend: &str) -> Result<()> {
+    let report::Run { config, place, history, steps: Steps { taken, skipped }, left, seconds, telemetry, .. } = run;
     let last = history.last().ok_or_else(|| Error::failed("no epoch's scores arrived"))?;
-    let Steps { taken, skipped } = steps;
     let Score { correct, images, .. } = last.held_back;
-    let place = backend::place(gpu);
+    let health = telemetry.looks.last();
     if args.json {
         return output::print_json(&json!({
             "held_back_accuracy": last.held_back.accuracy(),
@@ -341,7 +334,9 @@ fn summarize(
             "micro_batches_left": left,
             "seconds": seconds,
             "seed": args.seed,
-            "backend": backend::name(gpu),
+            "batch": args.batch,
+            "config": config,
+            "backend": backend,
             "place": place,
             "epochs": history.iter().map(to_json).collect::<Vec<_>>(),
             "health": health.map(health::to_json),

@@ -149,6 +149,8 @@ fn mini_batches_that_make_no_whole_step_are_refused_or_told() {
         assert!(told.stderr.contains("gradient.accumulate = 7: the last 6 mini-batches"), "{}", told.stderr);
         let summary: serde_json::Value = serde_json::from_str(&told.stdout).unwrap();
         assert_eq!((&summary["steps_taken"], &summary["micro_batches_left"]), (&12.into(), &6.into()));
+        assert_eq!(summary["batch"], 32);
+        assert!(summary["config"].as_str().unwrap().contains("accumulate = 7\n"), "{summary}");
         let whole = train(9, &["--epochs", "2"]);
         assert_eq!((whole.code, whole.stderr.as_str()), (0, ""));
     }
