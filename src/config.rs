@@ -211,12 +211,15 @@ impl OptimizerConfig {
             ema.check().map_err(|e| e.within("ema"))?;
         }
         self.gradient.check().map_err(|e| e.within("gradient"))?;
-        self.schedule.check_tables(self.rule.lr())?;
-        self.check_rates_are_used()
+        self.schedule.check_tables(self.rule.lr())
     }
 
-    /// A schedule must have a rule to act on: one that sizes its steps itself would go on as if there were none.
-    fn check_rates_are_used(&self) -> Result<()> {
+    /// Whether the schedule has a rule to act on: `rprop` sizes its steps itself, and goes on as if there were none.
+    /// [`OptimizerConfig::check`] lets that pass, for programs that put any rule under one schedule.
+    ///
+    /// # Errors
+    /// There is a schedule other than a constant rate, and no rule goes by its rate.
+    pub fn check_schedule(&self) -> Result<()> {
         let groups = self.groups.iter().filter(|group| !group.frozen).filter_map(|group| group.rule.as_deref());
         let mut rules = std::iter::once(self.rule.as_ref()).chain(groups);
         if !self.schedule.changes_rates() || rules.any(Rule::scaled_by_lr) {

@@ -56,7 +56,8 @@ impl LossScale {
         };
         let DynamicScale { init, growth_factor: growth, backoff_factor: backoff, growth_interval } = *dynamic;
         require(in_range, "init must be from 2^-64 to 2^64", init)?;
-        require(growth >= 1.0 && growth.is_finite(), "growth_factor must be at least 1", growth)?;
+        require(growth >= 1.0, "growth_factor must be at least 1", growth)?;
+        require(growth <= f64::from(f32::MAX), "growth_factor must be finite", growth)?;
         require(backoff > 0.0 && backoff < 1.0, "backoff_factor must be above 0 and below 1", backoff)?;
         require(growth_interval > 0, "growth_interval must be at least 1", growth_interval.into())
     }

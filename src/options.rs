@@ -378,6 +378,14 @@ pub mod check {
         require(range.contains(&value), key, value, "a finite number, at least 0")
     }
 
+    /// Finite: within f32.
+    ///
+    /// # Errors
+    /// Any other value.
+    pub fn finite(key: &str, value: f64) -> Result<(), OptionError> {
+        require(value.abs() <= f64::from(f32::MAX), key, value, "a finite number")
+    }
+
     /// Finite and above 0.
     ///
     /// # Errors

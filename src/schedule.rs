@@ -82,7 +82,7 @@ macro_rules! list {
             }
 
             /// Its options with their present values.
-            pub(crate) fn options(&self) -> Vec<(&'static str, Option<OptionValue>)> {
+            pub fn options(&self) -> Vec<(&'static str, Option<OptionValue>)> {
                 match self { $(Self::$variant(options) => options.options(),)* }
             }
         }

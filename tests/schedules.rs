@@ -329,13 +329,15 @@ fn rates_that_no_rule_goes_by_are_refused() {
     let rprop = || OptimizerConfig::from_boxed(rules::by_name("rprop").unwrap());
     let words = "schedule.kind: acts on nothing: rule \"rprop\" takes lr as its first step size only";
     for schedule in [Exponential { gamma: 0.5 }.into(), Schedule::default().with_warmup(3)] {
-        assert_eq!(rprop().schedule(schedule).check().unwrap_err().to_string(), words);
+        let config = rprop().schedule(schedule);
+        config.check().unwrap();
+        assert_eq!(config.check_schedule().unwrap_err().to_string(), words);
     }
-    rprop().schedule(Schedule::default().then(3, Constant {})).check().unwrap();
+    rprop().schedule(Schedule::default().then(3, Constant {})).check_schedule().unwrap();
     // Another rule of a group goes by it, unless it is frozen.
     let group = || Group::matching("b").rule(Sgd::default());
-    rprop().group(group()).schedule(Exponential { gamma: 0.5 }).check().unwrap();
-    assert!(rprop().group(group().frozen()).schedule(Exponential { gamma: 0.5 }).check().is_err());
+    rprop().group(group()).schedule(Exponential { gamma: 0.5 }).check_schedule().unwrap();
+    assert!(rprop().group(group().frozen()).schedule(Exponential { gamma: 0.5 }).check_schedule().is_err());
 
     let b = [TensorSpec::new("b", [1])];
     let mut alone = Rates::new(&Plan::new(&rprop(), &b).unwrap());

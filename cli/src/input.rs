@@ -54,7 +54,9 @@ pub fn parse(path: &Path, text: &str) -> Result<OptimizerConfig> {
     if text.len() > LONGEST_CONFIG {
         return Err(Error::file(path, format!("is longer than {LONGEST_CONFIG} bytes: not a run configuration")));
     }
-    toml::from_str(text).map_err(|error| Error::file(path, problem(text, &error)))
+    let config: OptimizerConfig = toml::from_str(text).map_err(|error| Error::file(path, problem(text, &error)))?;
+    config.check_schedule().map_err(|e| Error::from(e).about(path))?;
+    Ok(config)
 }
 
 /// The error in one line. The parser's own words do not always name the key, so its line is quoted.

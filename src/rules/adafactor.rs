@@ -73,13 +73,15 @@ impl Rule for Adafactor {
     }
     fn check(&self) -> Result<(), OptionError> {
         check::non_negative("lr", self.lr)?;
-        if !(self.beta2_decay.is_finite() && self.beta2_decay <= 0.0) {
-            let problem = format!("must be finite and at most 0, got {}", self.beta2_decay);
-            return Err(OptionError::new("beta2_decay", problem));
+        check::finite("beta2_decay", self.beta2_decay)?;
+        if self.beta2_decay > 0.0 {
+            return Err(OptionError::new("beta2_decay", format!("must be at most 0, got {:?}", self.beta2_decay)));
         }
-        if !(self.eps[0] > 0.0 && check::divisor("eps", self.eps[0] * self.eps[0]).is_ok()) {
+        // Its square is then a normal f32.
+        let [least, most] = [-63, 63].map(|n| 2f64.powi(n));
+        if !(least..=most).contains(&self.eps[0]) {
             let problem =
-                format!("the first must be from 1.1e-19 to 1.8e19, since its square divides, got {}", self.eps[0]);
+                format!("the first must be from 2^-63 to 2^63, since its square divides, got {}", self.eps[0]);
             return Err(OptionError::new("eps", problem));
         }
         check::non_negative("eps", self.eps[1])?;

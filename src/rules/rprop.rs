@@ -64,7 +64,7 @@ impl Rule for Rprop {
     fn check(&self) -> Result<(), OptionError> {
         check::positive("lr", self.lr)?;
         let [shrink, grow] = self.etas;
-        if !(shrink > 0.0 && shrink < 1.0 && grow > 1.0 && grow.is_finite()) {
+        if !(shrink > 0.0 && shrink < 1.0 && grow > 1.0 && check::finite("etas", grow).is_ok()) {
             return Err(OptionError::new("etas", format!("must be [0 < a < 1, b > 1], got {:?}", self.etas)));
         }
         let [least, largest] = self.step_sizes;

@@ -69,9 +69,7 @@ impl Rule for Sgd {
         check::non_negative("lr", self.lr)?;
         check::non_negative("momentum", self.momentum)?;
         check::non_negative("weight_decay", self.weight_decay)?;
-        if !self.dampening.is_finite() {
-            return Err(OptionError::new("dampening", format!("must be finite, got {}", self.dampening)));
-        }
+        check::finite("dampening", self.dampening)?;
         if self.nesterov && (self.momentum == 0.0 || self.dampening != 0.0) {
             return Err(OptionError::new("nesterov", "needs momentum above 0 and dampening 0"));
         }

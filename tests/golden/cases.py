@@ -273,7 +273,7 @@ case(
     groups=[{"match": "layer1.weight", "frozen": True}],
 )
 
-# Groups. The first match wins; a group with a rule of its own states all the options that matter.
+# Groups. The first match wins (the second of a group for all is the rate of the rest); a group with a rule of its own states all the options that matter.
 
 case(
     "adamw", "groups", lr=0.02, weight_decay=0.1,
@@ -281,7 +281,7 @@ case(
 )
 case(
     "adam", "groups_first_match", lr=0.02,
-    groups=[{"match": "layer1.*", "lr": 0.05}, {"match": "*.bias", "lr": 1.0, "weight_decay": 1.0}],
+    groups=[{"match": "layer1.*", "lr": 0.05}, {"match": "*", "lr": 0.02}],
 )
 case(
     "adamw", "groups_rule", lr=0.02,

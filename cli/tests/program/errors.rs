@@ -89,6 +89,7 @@ fn bad_configurations() {
         ("[optimizer]\nlr = 1\n", &["rule"]),
         ("", &["optimizer"]),
         ("[optimizer]\nrule = \"sgd\"\n\n[[groups]]\nmatch = \"c*\"\nlr = 1.0\n", &["c*", "matches no tensor"]),
+        ("[optimizer]\nrule = \"rprop\"\n\n[schedule]\nkind = \"exponential\"\ngamma = 0.5\n", &["acts on nothing"]),
         ("[optimizer]\nrule = \"sgd\"\n\n[[groups]]\nmatch = \"a\"\nbetas = [0.9, 0.99]\n", &["\"a\"", "betas"]),
         ("[optimizer]\nrule = \"sgd\"\n\n[gradient]\nclip_norm = 1\n", &["gradient.clip_norm"]),
         ("[optimizer]\nrule = \"sgd\"\n\n[schedule]\nkind = \"sine\"\n", &["sine", "cosine"]),

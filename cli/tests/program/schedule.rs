@@ -39,6 +39,14 @@ fn a_schedule_is_as_long_as_all_its_parts() {
 }
 
 #[test]
+fn a_rate_past_f32_is_shown_where_it_is_held() {
+    let folder = Folder::new();
+    let path = config(&folder, "[schedule]\nkind = \"exponential\"\ngamma = 1e20\n");
+    let rows = run(&["schedule", "--config", &path, "--json", "--steps", "4"]);
+    assert_eq!(rates(&rows)[2..], [f64::from(f32::MAX); 2]);
+}
+
+#[test]
 fn losses_lower_a_plateau() {
     let folder = Folder::new();
     let path = config(&folder, "[schedule]\nkind = \"plateau\"\nfactor = 0.5\npatience = 0\n");
