@@ -9,7 +9,7 @@ use wgpu_optim::rules::Sgd;
 use wgpu_optim::step::Plan;
 use wgpu_optim::{Arena, Gpu, HealthConfig, Optimizer, OptimizerConfig, Slice, TensorSpec};
 
-const FEW: usize = 300;
+const FEW: usize = 600;
 
 /// As many more, and the growth that is allowed: twice that of work in proportion.
 const TIMES: usize = 32;
