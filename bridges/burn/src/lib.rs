@@ -28,6 +28,7 @@
 mod adamw;
 mod module;
 mod optimizer;
+mod refused;
 mod tensor;
 
 use burn::tensor::Device;
@@ -36,6 +37,7 @@ use wgpu_optim::Gpu;
 
 pub use adamw::adamw;
 pub use optimizer::Optimizer;
+pub use refused::Refused;
 
 /// What can go wrong.
 #[derive(Debug, thiserror::Error)]

@@ -4,6 +4,7 @@ use burn::module::{ModuleMapper, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::Tensor;
 use burn_cubecl::Cube;
+use burn_cubecl::tensor::CubeTensor;
 use cubecl::client::Client;
 use wgpu_optim::TensorSpec;
 
@@ -35,25 +36,41 @@ impl Collector {
         Self { gradients, path: Vec::new(), parameters: Vec::new(), client: None, error: None }
     }
 
-    fn collect<const D: usize>(&mut self, tensor: Tensor<D>, gradient: Option<Tensor<D>>) -> Result<Tensor<D>, Error> {
+    /// The tensor to go on with; where it cannot be used, the one that was given.
+    fn collect<const D: usize>(&mut self, tensor: Tensor<D>, gradient: Option<Tensor<D>>) -> Tensor<D> {
         let name = self.path.join(".");
-        let (mut params, own) = dense(&name, tensor)?;
-        let gradient = match gradient {
-            Some(gradient) => {
-                let gradient = dense(&name, gradient)?.0;
-                if !own {
-                    params = params.copy();
-                }
-                Some(Place::of(&name, &gradient)?)
+        let given = tensor.clone();
+        let mut params = match dense(&name, tensor) {
+            Ok(params) => params,
+            Err(error) => {
+                self.error = Some(error);
+                return given;
             }
-            None => None,
         };
+        // No clone may be left here: whoever holds the tensor gets to keep its values.
+        drop(given);
+        match parameter(name, &mut params, gradient) {
+            Ok(parameter) => self.parameters.push(parameter),
+            Err(error) => self.error = Some(error),
+        }
         self.client = Some(params.client.clone());
-        let shape: Vec<u64> = params.meta.shape().iter().map(|n| *n as u64).collect();
-        let place = Place::of(&name, &params)?;
-        self.parameters.push(Parameter { spec: TensorSpec::new(name, shape), params: place, gradient });
-        Ok(Tensor::from_primitive::<Cube>(params))
+        Tensor::from_primitive::<Cube>(params)
     }
+}
+
+/// Where the parameter lies, in a copy if others hold it too and it is about to change.
+fn parameter<const D: usize>(
+    name: String,
+    params: &mut CubeTensor,
+    gradient: Option<Tensor<D>>,
+) -> Result<Parameter, Error> {
+    let gradient = gradient.map(|gradient| Place::of(&name, &dense(&name, gradient)?)).transpose()?;
+    if gradient.is_some() && !params.can_mut() {
+        *params = params.copy();
+    }
+    let shape: Vec<u64> = params.meta.shape().iter().map(|n| *n as u64).collect();
+    let place = Place::of(&name, params)?;
+    Ok(Parameter { spec: TensorSpec::new(name, shape), params: place, gradient })
 }
 
 impl ModuleMapper for Collector {
@@ -71,23 +88,11 @@ impl ModuleMapper for Collector {
             return Param::from_mapped_value(id, tensor, mapper);
         }
         let checkpointing = tensor.gradient_checkpointing_strategy();
-        let device = tensor.device();
         let gradient = self.gradients.remove(id);
-        // No clone may be left here: whoever holds the tensor gets to keep its values.
-        let tensor = match self.collect(tensor.inner(), gradient) {
-            Ok(tensor) => {
-                let mut tensor = Tensor::from_inner(tensor);
-                if let Some(strategy) = checkpointing {
-                    tensor = tensor.with_gradient_checkpointing_strategy(strategy);
-                }
-                tensor.require_grad()
-            }
-            Err(error) => {
-                self.error = Some(error);
-                // Nobody will see it: the step fails.
-                Tensor::zeros([1; D], &device)
-            }
-        };
-        Param::from_mapped_value(id, tensor, mapper)
+        let mut tensor = Tensor::from_inner(self.collect(tensor.inner(), gradient));
+        if let Some(strategy) = checkpointing {
+            tensor = tensor.with_gradient_checkpointing_strategy(strategy);
+        }
+        Param::from_mapped_value(id, tensor.require_grad(), mapper)
     }
 }

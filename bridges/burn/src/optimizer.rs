@@ -2,9 +2,9 @@ use burn::module::Module;
 use burn::optim::GradientsParams;
 use wgpu_optim::{Gpu, OptimizerConfig, Tensor};
 
-use crate::Error;
 use crate::module::{Collector, Parameter};
 use crate::tensor::Place;
+use crate::{Error, Refused};
 
 /// Optimizes a module as Burn's `ModuleOptimizer` does, in one recorded step for all its parameters.
 #[derive(Debug)]
@@ -31,36 +31,42 @@ impl Optimizer {
     /// rule `rprop` go by the configuration alone.
     ///
     /// # Errors
-    /// The configuration does not fit the module, a tensor is not f32 on Burn's wgpu device, or the
-    /// device is lost. The module is gone then.
-    pub fn step<M: Module>(&mut self, lr: f64, module: M, gradients: GradientsParams) -> Result<M, Error> {
+    /// The configuration does not fit the module, the rate is negative or not finite, a tensor is not f32 on Burn's wgpu
+    /// device, more steps are under way than the engine can follow, or the device is lost. No step is taken then: the
+    /// error holds the module, and engine and state are as they were.
+    pub fn step<M: Module>(&mut self, lr: f64, module: M, gradients: GradientsParams) -> Result<M, Refused<M>> {
         let mut collector = Collector::new(gradients);
         let module = module.map(&mut collector);
+        match self.take_step(lr, collector) {
+            Ok(()) => Ok(module),
+            Err(error) => Err(Refused { error, module }),
+        }
+    }
+
+    fn take_step(&mut self, lr: f64, collector: Collector) -> Result<(), Error> {
         if let Some(error) = collector.error {
             return Err(error);
         }
-        let Some(client) = collector.client else { return Ok(module) };
+        let Some(client) = collector.client else { return Ok(()) };
         let parameters = collector.parameters;
-        let mut engine = match self.engine.take() {
-            Some(engine) if stays(&engine, &parameters) => engine,
-            old => {
-                self.moves += 1;
-                let tensors = parameters.iter().map(tensor);
-                match old {
-                    // The state follows on the GPU.
-                    Some(mut engine) => {
-                        engine.reconfigure(&self.config, tensors)?;
-                        engine
-                    }
-                    None => wgpu_optim::Optimizer::new(&self.gpu, &self.config, tensors)?,
-                }
+        let tensors = parameters.iter().map(tensor);
+        let (engine, moved) = match &mut self.engine {
+            Some(engine) if stays(engine, &parameters) => (engine, false),
+            Some(engine) => {
+                // The state follows on the GPU.
+                engine.reconfigure(&self.config, tensors)?;
+                (engine, true)
             }
+            none => (none.insert(wgpu_optim::Optimizer::new(&self.gpu, &self.config, tensors)?), true),
         };
+        self.moves += u64::from(moved);
+        // From here on the engine is bound there, whatever fails.
+        let (places, slices): (Vec<_>, Vec<_>) = parameters.into_iter().map(|p| (p.params, p.gradient)).unzip();
+        self.places = places;
         if self.lr != Some(lr) && engine.rates().goes_by_lr() {
             engine.set_lr(lr)?;
             self.lr = Some(lr);
         }
-        let (places, slices): (Vec<_>, Vec<_>) = parameters.into_iter().map(|p| (p.params, p.gradient)).unzip();
         for (index, gradient) in slices.iter().enumerate() {
             engine.set_gradient(index, gradient.as_ref().map(|place| place.slice.clone()))?;
         }
@@ -71,10 +77,7 @@ impl Optimizer {
         let mut encoder = self.gpu.device().create_command_encoder(&Default::default());
         engine.step(&mut encoder)?;
         self.gpu.queue().submit([encoder.finish()]);
-
-        self.places = places;
-        self.engine = Some(engine);
-        Ok(module)
+        Ok(())
     }
 
     /// The engine, for reports, health and state; `None` before the first step.

@@ -16,15 +16,13 @@ pub struct Place {
     _memory: ManagedResource<WgpuResource>,
 }
 
-/// The tensor in row-major order, and whether nobody else holds it. Not for autodiff's tensors.
-pub fn dense<const D: usize>(name: &str, tensor: Tensor<D>) -> Result<(CubeTensor, bool), Error> {
+/// The tensor in row-major order. Not for autodiff's tensors.
+pub fn dense<const D: usize>(name: &str, tensor: Tensor<D>) -> Result<CubeTensor, Error> {
     let fail = |problem: String| Error::Tensor { name: name.to_owned(), problem };
     if tensor.dtype() != DType::F32 {
         return Err(fail(format!("{:?}, expected F32", tensor.dtype())));
     }
-    let tensor = into_contiguous(tensor.try_into_primitive::<Cube>().map_err(|e| fail(format!("{e:?}")))?);
-    let own = tensor.can_mut();
-    Ok((tensor, own))
+    Ok(into_contiguous(tensor.try_into_primitive::<Cube>().map_err(|e| fail(format!("{e:?}")))?))
 }
 
 impl Place {
