@@ -25,7 +25,7 @@ fn every_option_of_a_rule_is_checked() {
     for option in ["momentum=", "dampening=", "nesterov=true", "weight_decay=", "maximize=true", "cautious=true"] {
         assert!(options.iter().any(|o| o.contains(option)), "{option} is not checked");
     }
-    for option in ["gradient.accumulate=", "gradient.clip_global_norm=", "weights.max_norm=", "ema."] {
+    for option in ["gradient.accumulate=", "gradient.clip_global_norm=", "weights.max_norm=", "ema={decay="] {
         assert!(options.iter().any(|o| o.contains(option)), "{option} is not checked");
     }
     for kind in ["oracle", "special values", "skip", "determinism", "guards"] {
