@@ -5,6 +5,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use wgpu_optim::rates::Rates;
+use wgpu_optim::schedule::LARGEST_LR;
 use wgpu_optim::step::Plan;
 use wgpu_optim::{OptimizerConfig, TensorSpec};
 
@@ -16,7 +17,8 @@ fuzz_target!(|text: &str| {
     let Ok(plan) = Plan::new(&config, &specs) else { return };
     let mut rates = Rates::new(&plan);
     for taken in [0, 1, 2, 1000, u32::MAX.into()] {
-        assert!(!rates.factor(taken).is_nan(), "the factor of step {taken}");
+        assert!(rates.factor(taken).is_finite(), "the factor of step {taken}");
+        assert!(rates.lr(taken) <= LARGEST_LR, "the rate of step {taken}");
         for group in &plan.groups {
             let _ = group.rule.scalars(taken + 1);
         }
