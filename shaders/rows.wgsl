@@ -1,11 +1,8 @@
-// Fills a stretch of a tensor, its parameters or its state, row by row: each row from a stretch of the
-// tensor as it was before, or with what a slot starts from. Bits are moved as they are stored; rows of
-// slots in 8 bits are whole groups of 256 elements, which share a scale.
+// Rows of a tensor, in a stretch of its parameters or of its state. Bits are moved as they are stored; rows of slots in 8
+// bits are whole groups of 256 elements, which share a scale. Beside it stands `rows/fill.wgsl` or `rows/start.wgsl`.
 
 override BLOCK: u32 = 4096u;
 
-const NEW: u32 = 0xffffffffu;
-const KEEP: u32 = 0xfffffffeu;
 const SCALED: u32 = 256u;
 
 struct Stretch {
@@ -33,6 +30,7 @@ struct RowSlot {
 }
 
 struct Rows {
+    // For `start_rows`: of the list of runs, the first and how many, and the groups of four in them.
     old: Stretch,
     fresh: Stretch,
     // Elements of a row.
@@ -45,9 +43,6 @@ struct Rows {
 }
 
 @group(0) @binding(0) var<uniform> rows: Rows;
-// By new row: the old one, or NEW, or KEEP.
-@group(0) @binding(1) var<storage, read> sources: array<u32>;
-@group(0) @binding(2) var<storage, read_write> before: array<u32>;
 @group(0) @binding(3) var<storage, read_write> after: array<u32>;
 
 struct Place {
@@ -69,44 +64,11 @@ fn place_of(stretch: Stretch, slot: RowSlot, element: u32) -> Place {
     return Place(own + i * slot.quad_words / 4u, i * slot.quad_words * 8u % 32u, own + quads + i / SCALED);
 }
 
-// One thread moves four elements, so that no two write to one word. What lies beside them in it stays:
-// another dispatch's, or a neighbour's.
-@compute @workgroup_size(WORKGROUP)
-fn fill_rows(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) thread: u32,
-) {
-    let quad = ((group.y * groups.x + group.x) * WORKGROUP + thread) * 4u;
-    let end = min(quad + 4u, rows.fresh.count);
-    for (var index = quad; index < end; index += 1u) {
-        let element = rows.fresh.first + index;
-        let source = sources[element / rows.width];
-        if source == KEEP {
-            continue;
-        }
-        let moved = source * rows.width + element % rows.width;
-        // What lies in another stretch is another dispatch's.
-        if source != NEW && (moved < rows.old.first || moved - rows.old.first >= rows.old.count) {
-            continue;
-        }
-        for (var number = 0u; number < rows.slots; number += 1u) {
-            let slot = rows.table[number];
-            var bits = slot.fill;
-            var scale = slot.scale;
-            if source != NEW {
-                let old = place_of(rows.old, slot, moved);
-                bits = before[old.word] >> old.shift;
-                if slot.quad_words == 1u {
-                    scale = before[old.scale];
-                }
-            }
-            let fresh = place_of(rows.fresh, slot, element);
-            let mask = (0xffffffffu >> (32u - slot.quad_words * 8u)) << fresh.shift;
-            after[fresh.word] = (after[fresh.word] & ~mask) | ((bits << fresh.shift) & mask);
-            if slot.quad_words == 1u && element % SCALED == 0u {
-                after[fresh.scale] = scale;
-            }
-        }
+// Other bits in the place of an element, in a slot. What lies beside it in its word stays.
+fn put_element(fresh: Place, slot: RowSlot, element: u32, bits: u32, scale: u32) {
+    let mask = (0xffffffffu >> (32u - slot.quad_words * 8u)) << fresh.shift;
+    after[fresh.word] = (after[fresh.word] & ~mask) | ((bits << fresh.shift) & mask);
+    if slot.quad_words == 1u && element % SCALED == 0u {
+        after[fresh.scale] = scale;
     }
 }

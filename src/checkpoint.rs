@@ -13,18 +13,19 @@ mod file;
 #[cfg(feature = "checkpoint")]
 mod metadata;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 #[cfg(feature = "checkpoint")]
-pub use container::{METADATA, serialize};
+pub use container::serialize;
 #[cfg(feature = "checkpoint")]
 pub use decode::float_values;
 #[cfg(feature = "checkpoint")]
 use safetensors::tensor::Dtype;
 
 use crate::state::OptimizerState;
-use crate::step::Plan;
+use crate::step::{Plan, PlannedTensor};
 use crate::storage::Format;
+use crate::tensor::TensorSpec;
 use crate::{Error, Result};
 
 /// What a run needs to go on to the same bits, on the host.
@@ -58,15 +59,28 @@ impl Checkpoint {
     }
 
     /// The same with the parameters of all tensors of a plan, in their order.
-    pub fn with_params(mut self, plan: &Plan, values: impl IntoIterator<Item = Vec<f32>>) -> Self {
-        let params = plan.tensors.iter().zip(values).enumerate().map(|(t, (tensor, values))| TensorParams {
-            name: tensor.spec.name.clone(),
-            shape: tensor.spec.shape.clone(),
-            format: plan.formats_of(t)[0],
-            values,
+    ///
+    /// # Errors
+    /// [`Error::State`]: they are not as many as the tensors, or not as many values as a tensor has elements.
+    pub fn with_params(mut self, plan: &Plan, values: impl IntoIterator<Item = Vec<f32>>) -> Result<Self> {
+        let mut values = values.into_iter();
+        let tensors = plan.tensors.iter().enumerate();
+        // As many as there are: the check names the first that has none.
+        let params = tensors.map_while(|(t, tensor)| {
+            let TensorSpec { name, shape } = tensor.spec.clone();
+            Some(TensorParams { name, shape, format: plan.formats_of(t)[0], values: values.next()? })
         });
-        self.params = Some(params.collect());
-        self
+        let params: Vec<_> = params.collect();
+        let mut problems = problems_of_params(&params, plan);
+        match values.count() {
+            0 => {}
+            more => {
+                problems.push(format!("there are parameters of {more} tensors more than the {} known", params.len()))
+            }
+        }
+        Error::of_state(problems)?;
+        self.params = Some(params);
+        Ok(self)
     }
 
     /// The same with something of the caller's beside.
@@ -78,6 +92,18 @@ impl Checkpoint {
     /// The parameters of the tensor of that name.
     pub fn params_of(&self, name: &str) -> Option<&TensorParams> {
         self.params.iter().flatten().find(|t| t.name == name)
+    }
+
+    /// The parameters in the order of a plan's tensors, whatever theirs is here; `None` where they are kept elsewhere.
+    ///
+    /// # Errors
+    /// [`Error::State`] where they do not fit the tensors, with every mismatch.
+    pub fn params_in_order(&self, plan: &Plan) -> Result<Option<Vec<&TensorParams>>> {
+        let Some(params) = &self.params else { return Ok(None) };
+        Error::of_state(problems_of_params(params, plan))?;
+        let by_name: HashMap<_, _> = params.iter().map(|tensor| (tensor.name.as_str(), tensor)).collect();
+        let named = |tensor: &PlannedTensor| by_name.get(tensor.spec.name.as_str()).copied();
+        Ok(Some(plan.tensors.iter().filter_map(named).collect()))
     }
 
     /// Checks that the checkpoint fits a plan.
@@ -106,15 +132,9 @@ pub fn dtype_of(format: Format) -> Dtype {
     }
 }
 
-/// Where the scales of a slot in q8 stand.
-#[cfg(feature = "checkpoint")]
-fn scales_of(key: &str) -> String {
-    format!("{key}.absmax")
-}
-
 fn problems_of_params(params: &[TensorParams], plan: &Plan) -> Vec<String> {
     let mut problems = Vec::new();
-    let mut known = std::collections::HashMap::new();
+    let mut known = HashMap::new();
     for tensor in params {
         if known.insert(tensor.name.as_str(), tensor).is_some() {
             problems.push(format!("the parameters of {:?} are given twice", tensor.name));

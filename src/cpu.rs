@@ -318,7 +318,8 @@ impl<F: Element> CpuOptimizer<F> {
         Ok(())
     }
 
-    /// A copy of the state, by name. Where the moving average is swapped in, its slot holds the weights to train with.
+    /// A copy of the state, by name. Where the moving average is swapped in, its slot holds the weights to train with, and
+    /// the state says so ([`OptimizerState::swapped`]) and can be neither saved nor loaded.
     pub fn state(&self) -> OptimizerState<F> {
         let tensors = self.plan.kept_tensors().map(|t| {
             let names = self.plan.slots_of(t).into_iter().map(|s| s.name.to_owned());
@@ -355,6 +356,7 @@ impl<F: Element> CpuOptimizer<F> {
             plateau: self.rates.plateau(),
             config: Some(self.plan.config.to_string()),
             rates: self.rates.state(),
+            swapped: self.swapped,
             tensors: Vec::new(),
         }
     }
@@ -364,10 +366,11 @@ impl<F: Element> CpuOptimizer<F> {
     /// # Errors
     /// It does not fit the tensors; the moving average is swapped in. Nothing is changed then.
     pub fn load_state(&mut self, state: &OptimizerState<F>) -> Result<()> {
-        self.check_unswapped("loading a state")?;
         state.check(&self.plan)?;
+        self.check_unswapped("loading a state")?;
+        let by_name = state.by_name();
         for (t, values) in self.states.iter_mut().enumerate() {
-            let Some(saved) = state.tensor(&self.plan.tensors[t].spec.name) else {
+            let Some(saved) = by_name.get(self.plan.tensors[t].spec.name.as_str()) else {
                 continue;
             };
             values.steps = saved.steps;
@@ -390,6 +393,9 @@ impl<F: Element> CpuOptimizer<F> {
         (self.loss_scale, self.good_steps) = self.plan.gradient.resumed_scale(state);
         self.rates.resume(state.rates.as_ref(), state.plateau);
         self.fed = Fed::new(&self.plan, |t| self.states[t].steps > 0);
+        if let Some(monitor) = &mut self.monitor {
+            monitor.forget();
+        }
         Ok(())
     }
 

@@ -209,6 +209,8 @@ pub struct Layout {
     partials: Vec<[u32; 2]>,
     /// By tensor: its first part of a sum, of a group or of a block, and how many it has.
     parts: Vec<[u32; 2]>,
+    /// Tensor, window, run and piece of every piece, in the order of tensors and their elements.
+    pieces: Vec<[usize; 4]>,
 }
 
 impl Layout {
@@ -272,6 +274,7 @@ impl Layout {
             }
         }
         open.into_iter().for_each(|w| w.close(&mut layout));
+        layout.pieces = layout.pieces_in_order();
         Ok(layout)
     }
 
@@ -295,13 +298,23 @@ impl Layout {
 
     /// Where a tensor lies, from its first element on: the window, and the piece in it.
     pub fn pieces_of(&self, tensor: usize) -> Vec<(usize, &Piece)> {
-        let all = self.windows.iter().enumerate().flat_map(|(w, window)| window.runs.iter().map(move |run| (w, run)));
-        let mut pieces: Vec<_> = all
-            .flat_map(|(w, run)| run.pieces.iter().map(move |piece| (w, piece)))
-            .filter(|(_, piece)| piece.tensor == tensor)
-            .collect();
-        pieces.sort_by_key(|(_, piece)| piece.elements.start);
-        pieces
+        let first = self.pieces.partition_point(|[t, ..]| *t < tensor);
+        let own = self.pieces[first..].iter().take_while(|[t, ..]| *t == tensor);
+        own.map(|[_, window, run, piece]| (*window, &self.windows[*window].runs[*run].pieces[*piece])).collect()
+    }
+
+    fn pieces_in_order(&self) -> Vec<[usize; 4]> {
+        let mut pieces = Vec::new();
+        for (w, window) in self.windows.iter().enumerate() {
+            for (r, run) in window.runs.iter().enumerate() {
+                pieces.extend(run.pieces.iter().enumerate().map(|(p, piece)| {
+                    let place = [piece.tensor, w, r, p];
+                    (piece.elements.start, place)
+                }));
+            }
+        }
+        pieces.sort_unstable_by_key(|(first, place)| (place[0], *first));
+        pieces.into_iter().map(|(_, place)| place).collect()
     }
 
     /// A tensor's parts of a sum: the first and how many. They are those of its groups where there are groups, else its

@@ -148,8 +148,18 @@ pub fn sum_tensors() -> Kernel {
 pub fn rows() -> Kernel {
     let mut source = String::new();
     source.push_str(file!("rows.wgsl"));
+    source.push_str(file!("rows/fill.wgsl"));
     source.push_str(file!("workgroup.wgsl"));
     kernel(source, "fill_rows", vec![("BLOCK", BLOCK as f64)])
+}
+
+/// The kernel that starts rows of a tensor anew.
+pub fn start_rows() -> Kernel {
+    let mut source = String::new();
+    source.push_str(file!("rows.wgsl"));
+    source.push_str(file!("rows/start.wgsl"));
+    source.push_str(file!("workgroup.wgsl"));
+    kernel(source, "start_rows", vec![("BLOCK", BLOCK as f64)])
 }
 
 /// The kernel that copies words in one phase only.

@@ -1,6 +1,6 @@
 //! The state of an optimizer outside it: by tensor and slot name, whatever the layout in memory.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::options::check;
 use crate::rates::RatesState;
@@ -35,6 +35,10 @@ pub struct OptimizerState<F = f32> {
     pub config: Option<String>,
     /// Rates that were set at run time; `None` where all are as configured.
     pub rates: Option<RatesState>,
+    /// Whether the moving average lay in the parameters' place, and so the weights to train with in slot `ema`. Such a
+    /// state can be looked at, and neither saved nor loaded: with the parameters beside it nothing would tell which is
+    /// which.
+    pub swapped: bool,
     /// The tensors that are not frozen, in the caller's order.
     pub tensors: Vec<TensorState<F>>,
 }
@@ -121,12 +125,27 @@ impl<F> Default for OptimizerState<F> {
             plateau: PlateauState::default(),
             config: None,
             rates: None,
+            swapped: false,
             tensors: Vec::new(),
         }
     }
 }
 
+/// What is wrong with a state of which [`OptimizerState::swapped`] is true.
+const SWAPPED: &str = "it was read while the moving average lay in the parameters' place; swap_ema once more first";
+
 impl<F> OptimizerState<F> {
+    /// Refuses what nobody could go on from.
+    #[cfg(feature = "checkpoint")]
+    pub(crate) fn check_unswapped(&self) -> Result<()> {
+        Error::of_state(self.swapped.then(|| SWAPPED.to_owned()).into_iter().collect())
+    }
+
+    /// The tensors by name.
+    pub(crate) fn by_name(&self) -> HashMap<&str, &TensorState<F>> {
+        self.tensors.iter().map(|tensor| (tensor.name.as_str(), tensor)).collect()
+    }
+
     /// The same state with its values in another number type.
     pub fn map<G>(&self, f: impl Fn(&F) -> G) -> OptimizerState<G> {
         let tensors = self.tensors.iter().map(|t| TensorState {
@@ -149,6 +168,7 @@ impl<F> OptimizerState<F> {
             plateau: self.plateau,
             config: self.config.clone(),
             rates: self.rates.clone(),
+            swapped: self.swapped,
             tensors: tensors.collect(),
         }
     }
@@ -194,7 +214,7 @@ impl<F> OptimizerState<F> {
 
     /// What does not fit of the counts, the loss scale and the rates.
     pub(crate) fn problems_beside_tensors(&self, plan: &Plan) -> Vec<String> {
-        let mut problems = Vec::new();
+        let mut problems: Vec<_> = self.swapped.then(|| SWAPPED.to_owned()).into_iter().collect();
         // The GPU counts in 32 bits.
         let counts = [
             ("steps taken", self.steps_taken),
@@ -289,6 +309,18 @@ impl<F> TensorState<F> {
         }
         let unknown = self.slots.iter().filter(|(n, _)| kept.iter().all(|slot| slot.name != n));
         problems.extend(unknown.map(|(slot, _)| format!("{name:?} has an unknown slot {slot:?}")));
+        let mut seen = HashSet::new();
+        let twice = self.slots.iter().filter(|(slot, _)| !seen.insert(slot.as_str()));
+        problems.extend(twice.map(|(slot, _)| format!("{name:?} has slot {slot:?} twice")));
+        for storage in self.storage.iter().filter(|storage| storage.format == StateFormat::Q8) {
+            let values =
+                self.slots.iter().find(|(slot, _)| *slot == storage.slot).map_or(0, |(_, values)| values.len());
+            let (has, wants) = (storage.scales.len(), values.div_ceil(Q8_BLOCK as usize));
+            if has != wants {
+                let slot = &storage.slot;
+                problems.push(format!("{name:?} has {has} scales of slot {slot:?}, expected {wants}"));
+            }
+        }
         problems
     }
 }

@@ -6,6 +6,7 @@
 mod bytes;
 mod change;
 mod groups;
+mod names;
 mod passes;
 mod slots;
 mod variant;
@@ -28,6 +29,8 @@ use crate::{Error, MAX_SCALARS, MAX_SLOTS, Result};
 use groups::groups_of;
 pub use passes::Pass;
 pub use slots::{ACCUMULATOR, EMA, FACTORS, MASTER, PlannedSlot, slot_shape};
+#[cfg(feature = "checkpoint")]
+pub(crate) use slots::{METADATA, scales_of};
 pub use variant::{Code, Stepping, Variant};
 
 /// What a configuration means for a list of tensors.
@@ -99,8 +102,8 @@ impl Plan {
     /// Checks the configuration against the tensors and resolves groups and variants.
     ///
     /// # Errors
-    /// An option that cannot be used, a group that has no tensor, a name given twice, shapes of more elements than
-    /// [`MAX_ELEMENTS`](crate::MAX_ELEMENTS) in all.
+    /// An option that cannot be used, a group that has no tensor, a name given twice or under which a file would hold two
+    /// things, shapes of more elements than [`MAX_ELEMENTS`](crate::MAX_ELEMENTS) in all.
     pub fn new(config: &OptimizerConfig, specs: &[TensorSpec]) -> Result<Self> {
         Self::with(config, specs, false)
     }
@@ -149,7 +152,7 @@ impl Plan {
             averages: any(&Variant::averages),
             factors: any(&|v| v.factored),
         };
-        Ok(Self {
+        let plan = Self {
             needs,
             names: Arc::new(names),
             tensors,
@@ -161,7 +164,9 @@ impl Plan {
             schedule: config.schedule.clone(),
             seed: config.storage.seed,
             config: config.to_toml().into(),
-        })
+        };
+        plan.check_names()?;
+        Ok(plan)
     }
 
     /// Whether any tensor's update must be measured first.

@@ -122,6 +122,7 @@ fn kernels() -> Vec<(String, Kernel)> {
     add("sum_tensors".to_owned(), shader::sum_tensors());
     add("fold lines".to_owned(), shader::fold_lines());
     add("rows".to_owned(), shader::rows());
+    add("start rows".to_owned(), shader::start_rows());
     add("keep".to_owned(), shader::keep());
     add("turn".to_owned(), shader::turn());
     for rule in rules::all() {

@@ -5,13 +5,11 @@ use std::collections::BTreeMap;
 
 use safetensors::tensor::View;
 
+use crate::step::METADATA;
 use crate::{Error, Result};
 
 /// A longer header nobody reads.
 const LONGEST_HEADER: usize = 100_000_000;
-
-/// Where the metadata stands in the header: no tensor can be called so.
-pub const METADATA: &str = "__metadata__";
 
 /// A file of those tensors by name, with that metadata. The longest words come first, then names decide.
 ///

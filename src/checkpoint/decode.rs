@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
 use super::metadata::{Reader, Version, rule_of, steps_of};
-use super::{Checkpoint, TensorParams, dtype_of, scales_of};
+use super::{Checkpoint, TensorParams, dtype_of};
 use crate::state::{OptimizerState, SlotStorage, TensorState};
-use crate::step::{MASTER, Plan, PlannedTensor};
+use crate::step::{MASTER, Plan, PlannedTensor, scales_of};
 use crate::storage::{Format, Q8_BLOCK, StateFormat, q8_values};
 use crate::{Error, Result};
 

@@ -1,13 +1,13 @@
 //! Checkpoints out.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use safetensors::tensor::{Dtype, View};
 
-use super::{Checkpoint, TensorParams, container, dtype_of, metadata, scales_of};
-use crate::state::OptimizerState;
-use crate::step::slot_shape;
+use super::{Checkpoint, TensorParams, container, dtype_of, metadata};
+use crate::state::{OptimizerState, TensorState};
+use crate::step::{scales_of, slot_shape};
 use crate::storage::{Format, StateFormat};
 use crate::{Error, Result};
 
@@ -16,7 +16,8 @@ impl Checkpoint {
     /// metadata.
     ///
     /// # Errors
-    /// Values do not fit a tensor's shape, or a tensor's name is also that of another's slot.
+    /// Values do not fit a tensor's shape, parameters are missing or of another shape than the state's, or the moving
+    /// average lay in their place.
     pub fn to_safetensors(&self) -> Result<Vec<u8>> {
         encode(self.params.as_deref(), &self.state, &self.extra)
     }
@@ -26,7 +27,7 @@ impl OptimizerState {
     /// A checkpoint's bytes, without parameters.
     ///
     /// # Errors
-    /// A slot's values do not fit the tensor's shape.
+    /// A slot's values do not fit the tensor's shape, or the moving average lay in the parameters' place.
     pub fn to_safetensors(&self) -> Result<Vec<u8>> {
         encode(None, self, &BTreeMap::new())
     }
@@ -37,6 +38,10 @@ fn encode(
     state: &OptimizerState,
     extra: &BTreeMap<String, String>,
 ) -> Result<Vec<u8>> {
+    state.check_unswapped()?;
+    if let Some(params) = params {
+        check_params(params, state)?;
+    }
     let mut views = BTreeMap::new();
     for tensor in params.into_iter().flatten() {
         add_params(&mut views, tensor)?;
@@ -63,6 +68,19 @@ fn encode(
     }
     let views = views.iter().map(|(key, entry)| (key.as_str(), entry));
     container::serialize(views, Some(&metadata::write(state, params.is_some(), extra)))
+}
+
+/// Parameters without which nobody could go on from the state.
+fn check_params(params: &[TensorParams], state: &OptimizerState) -> Result<()> {
+    let known: HashMap<_, _> = params.iter().map(|tensor| (tensor.name.as_str(), &tensor.shape)).collect();
+    let problem = |tensor: &TensorState| match known.get(tensor.name.as_str()) {
+        None => Some(format!("the parameters of {:?} are missing", tensor.name)),
+        Some(shape) if **shape != tensor.shape => {
+            Some(format!("the parameters of {:?} have shape {shape:?}, its state {:?}", tensor.name, tensor.shape))
+        }
+        Some(_) => None,
+    };
+    Error::of_state(state.tensors.iter().filter_map(problem).collect())
 }
 
 /// An entry of the file: the bits as they are stored.

@@ -219,7 +219,7 @@ impl<'a> Reader<'a> {
             },
             config: self.config(),
             rates: self.has("rates.lr").then(|| self.rates()),
-            tensors: Vec::new(),
+            ..OptimizerState::default()
         }
     }
 

@@ -58,8 +58,9 @@ impl<F: Element> CpuOptimizer<F> {
     /// average, of others, and of tensors that have taken no step, the parameters as they are.
     ///
     /// # Errors
-    /// The number of tensors or a shape differs.
+    /// The number of tensors or a shape differs; the moving average is swapped in.
     pub fn evaluation_weights(&self, params: &[ArrayViewMutD<'_, F>]) -> Result<Vec<ArrayD<F>>> {
+        self.check_unswapped("evaluation_weights")?;
         self.check_shapes("evaluation_weights", params.iter().map(|p| p.shape()))?;
         let weights = params.iter().zip(&self.states).enumerate().map(|(t, (params, values))| {
             let mut weights = params.as_standard_layout().into_owned();

@@ -47,6 +47,16 @@ impl<F: Element> CpuOptimizer<F> {
 }
 
 impl Monitor {
+    /// One that looks at the same things, and has seen nothing yet.
+    pub fn anew(&self) -> Self {
+        Self { config: self.config.clone(), due: Due::new(self.config.interval), latest: None }
+    }
+
+    /// Another state is loaded: what was seen with the one before no longer counts.
+    pub fn forget(&mut self) {
+        self.latest = None;
+    }
+
     /// Counts a step or micro-batch, and says whether to look at it.
     pub fn is_due(&mut self, completes: bool) -> bool {
         self.due.next(completes)

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use super::stored::{Stored, copy_rows};
-use super::{CpuOptimizer, SlotValues};
+use super::{CpuOptimizer, Monitor, SlotValues};
 use crate::config::OptimizerConfig;
 use crate::fed::Fed;
 use crate::step::Plan;
@@ -16,7 +16,7 @@ impl<F: Element> CpuOptimizer<F> {
     /// others go on as if nothing had happened.
     ///
     /// # Errors
-    /// As [`CpuOptimizer::new`]; nothing is changed then.
+    /// As [`CpuOptimizer::new`]; or the moving average is swapped in. Nothing is changed then.
     pub fn add_tensors(&mut self, specs: impl IntoIterator<Item = TensorSpec>) -> Result<()> {
         let specs: Vec<_> = self.specs().chain(specs).collect();
         self.rebuild(None, &specs, None)
@@ -26,7 +26,7 @@ impl<F: Element> CpuOptimizer<F> {
     /// stays, for tensors that come later.
     ///
     /// # Errors
-    /// There is no such tensor; nothing is changed then.
+    /// There is no such tensor; as [`CpuOptimizer::add_tensors`]. Nothing is changed then.
     pub fn remove_tensors(&mut self, names: &[&str]) -> Result<()> {
         for name in names {
             self.plan.tensor_named(name).ok_or_else(|| Error::no_tensor(name))?;
@@ -42,7 +42,7 @@ impl<F: Element> CpuOptimizer<F> {
     /// always the new one, at the count of steps so far.
     ///
     /// # Errors
-    /// As [`CpuOptimizer::new`]; or `[ema]` is new, and there are steps whose weights it would lack. Nothing is
+    /// `[ema]` is new, and there are steps whose weights it would lack; as [`CpuOptimizer::add_tensors`]. Nothing is
     /// changed then.
     pub fn reconfigure(&mut self, config: &OptimizerConfig, specs: &[TensorSpec]) -> Result<()> {
         self.rebuild(Some(config), specs, None)
@@ -79,7 +79,7 @@ impl<F: Element> CpuOptimizer<F> {
         (next.steps_taken, next.steps_skipped) = (self.steps_taken, self.steps_skipped);
         next.micro_batches = self.micro_batches;
         (next.loss_scale, next.good_steps) = next.plan.gradient.resumed_scale(&self.head());
-        next.monitor = self.monitor.take();
+        next.monitor = self.monitor.as_ref().map(Monitor::anew);
         *self = next;
         Ok(())
     }
@@ -96,7 +96,8 @@ impl<F: Element> CpuOptimizer<F> {
     ///
     /// # Errors
     /// There is no such tensor, it is frozen or has no rows, or an old row does not exist; its state is `q8`, and its
-    /// rows are no multiple of 256 elements or less than 4,096 elements are left. Nothing is changed then.
+    /// rows are no multiple of 256 elements or less than 4,096 elements are left; or the moving average is swapped in.
+    /// Nothing is changed then.
     pub fn set_rows(&mut self, name: &str, rows: &[Option<u32>]) -> Result<()> {
         let tensor = self.plan.movable_tensor(name)?;
         let mut specs: Vec<_> = self.specs().collect();
@@ -129,9 +130,10 @@ impl<F: Element> CpuOptimizer<F> {
     /// set. What [`CpuOptimizer::set_rows`] says of new rows holds.
     ///
     /// # Errors
-    /// There is no such tensor, it is frozen or has no rows, or not so many; or its state is `q8` and its rows are no
-    /// multiple of 256 elements. Nothing is changed then.
+    /// There is no such tensor, it is frozen or has no rows, or not so many; its state is `q8` and its rows are no
+    /// multiple of 256 elements; or the moving average is swapped in. Nothing is changed then.
     pub fn zero_rows(&mut self, name: &str, rows: &[u32]) -> Result<()> {
+        self.check_unswapped("zero_rows")?;
         let tensor = self.plan.movable_tensor(name)?;
         let (count, width) = self.plan.tensors[tensor].rows()?;
         if let Some(row) = rows.iter().find(|row| u64::from(**row) >= count) {

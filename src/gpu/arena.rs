@@ -1,3 +1,5 @@
+use std::collections::HashMap;
+
 use wgpu::BufferUsages;
 
 use super::context::Gpu;
@@ -19,6 +21,8 @@ pub struct Arena {
     gpu: Gpu,
     tensors: Vec<Tensor>,
     formats: Vec<Formats>,
+    /// The tensors' places by name.
+    places: HashMap<String, usize>,
 }
 
 impl Arena {
@@ -55,6 +59,10 @@ impl Arena {
         };
         let params = segments("arena parameters", 0)?;
         let gradients = segments("arena gradients", 1)?;
+        let mut places = HashMap::with_capacity(specs.len());
+        for (place, spec) in specs.iter().enumerate() {
+            places.entry(spec.name.clone()).or_insert(place);
+        }
         let tensors = specs
             .into_iter()
             .zip(layout.places)
@@ -68,7 +76,7 @@ impl Arena {
                 Tensor { params: slice(&params[segment], formats[0]), gradient, spec }
             })
             .collect();
-        Ok(Self { gpu: gpu.clone(), tensors, formats })
+        Ok(Self { gpu: gpu.clone(), tensors, formats, places })
     }
 
     /// Bytes that [`Arena::for_config`] will ask the device for: parameters and gradients.
@@ -90,10 +98,7 @@ impl Arena {
     /// # Errors
     /// There is none.
     pub fn tensor(&self, name: &str) -> Result<&Tensor> {
-        self.tensors
-            .iter()
-            .find(|t| t.spec.name == name)
-            .ok_or_else(|| Error::tensor(name, "there is no such tensor in the arena"))
+        Ok(&self.tensors[self.place(name)?])
     }
 
     /// Where the parameters of the tensor of that name lie.
@@ -130,8 +135,12 @@ impl Arena {
     }
 
     fn formats_named(&self, name: &str) -> Result<Formats> {
-        let tensor = self.tensors.iter().position(|t| t.spec.name == name);
-        tensor.map(|t| self.formats[t]).ok_or_else(|| Error::tensor(name, "there is no such tensor in the arena"))
+        Ok(self.formats[self.place(name)?])
+    }
+
+    fn place(&self, name: &str) -> Result<usize> {
+        let place = self.places.get(name).copied();
+        place.ok_or_else(|| Error::tensor(name, "there is no such tensor in the arena"))
     }
 }
 

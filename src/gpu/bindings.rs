@@ -110,6 +110,11 @@ impl DispatchCache {
         Ok(Self { accumulates, codes, bound: Recent::default() })
     }
 
+    /// Lets go of all that is bound.
+    pub fn clear(&mut self) {
+        self.bound = Recent::default();
+    }
+
     /// The dispatches for gradients at those slices, by tensor.
     pub fn bind(
         &mut self,

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Instant;
 
 use super::adapters::{adapters, no_adapter_hint};
 use super::faults::Faults;
@@ -12,6 +13,12 @@ use super::waiting::Patience;
 use crate::layout::{BUNDLE_FEATURES, DeviceLimits};
 use crate::storage::Format;
 use crate::{Error, Result, shader};
+
+/// What loads and changes of tensors may ask for at once, unless told otherwise.
+pub const SPARE_MEMORY: u64 = 64 << 20;
+
+/// Bytes that are written in one go to a new buffer.
+const WRITE: usize = 16 << 20;
 
 /// A device and its queue, and the pipelines that optimizers on it share. Clones are the same.
 #[derive(Debug, Clone)]
@@ -27,6 +34,7 @@ struct Inner {
     workgroup_size: AtomicU32,
     lost: Lost,
     patience: Patience,
+    spare_memory: AtomicU64,
     faults: Faults,
     created: Counters,
     pipelines: Pipelines,
@@ -84,6 +92,7 @@ impl Gpu {
             limits,
             workgroup_size,
             patience: Patience::default(),
+            spare_memory: AtomicU64::new(SPARE_MEMORY),
             faults: Faults::default(),
             created: Counters::default(),
             pipelines: Pipelines::default(),
@@ -156,6 +165,18 @@ impl Gpu {
     /// The limits that shape layouts.
     pub fn limits(&self) -> &DeviceLimits {
         &self.inner.limits
+    }
+
+    /// Bytes that a load or a change of tensors may ask the device for at once, beside what the optimizer then has: 64 MiB,
+    /// unless [`Gpu::set_spare_memory`] says otherwise. A change takes more where one window of state is longer, and
+    /// 64 KiB are taken in any case.
+    pub fn spare_memory(&self) -> u64 {
+        self.inner.spare_memory.load(Ordering::Relaxed)
+    }
+
+    /// Sets [`Gpu::spare_memory`] for all that share the device.
+    pub fn set_spare_memory(&self, bytes: u64) {
+        self.inner.spare_memory.store(bytes, Ordering::Relaxed);
     }
 
     /// Threads of a workgroup, each of which serves a block of up to 4,096 elements: 256, but 8 where the
@@ -274,10 +295,38 @@ impl Gpu {
         // Where there is no memory, `create_buffer_init` would panic.
         let size = contents.len() as u64;
         let buffer = self.buffer(label, size.next_multiple_of(4), usage | wgpu::BufferUsages::COPY_DST)?;
-        if size > 0 {
-            self.put(&buffer, 0, contents)?;
+        let mut at = 0;
+        for part in contents.chunks(WRITE) {
+            if at > 0 {
+                // What is written lies in memory of the device's a second time until it is submitted and done.
+                self.queue().submit([]);
+                self.wait("a write", Instant::now())?;
+            }
+            self.put(&buffer, at, part)?;
+            at += part.len() as u64;
         }
         Ok(buffer)
+    }
+
+    /// A buffer that the host can write to at once.
+    pub(super) fn mapped_buffer(&self, label: &str, size: u64, usage: wgpu::BufferUsages) -> Result<wgpu::Buffer> {
+        self.allocate(label, size, |device| {
+            device.create_buffer(&wgpu::BufferDescriptor { label: Some(label), size, usage, mapped_at_creation: true })
+        })
+    }
+
+    /// Asks for so much memory, and gives it back: what comes after it will find that much.
+    pub(super) fn reserve(&self, bytes: u64) -> Result<()> {
+        let longest = self.limits().buffer;
+        let mut reserved = Vec::new();
+        let mut left = bytes;
+        while left > 0 {
+            let size = left.min(longest);
+            reserved.push(self.buffer("reserve", size, wgpu::BufferUsages::COPY_DST)?);
+            left -= size;
+        }
+        drop(reserved);
+        self.wait("a reserve of memory", Instant::now())
     }
 
     fn allocate(

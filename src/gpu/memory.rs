@@ -1,11 +1,12 @@
 //! The memory that an optimizer asks for, told before anything is allocated.
 
+use super::context::SPARE_MEMORY;
 use super::optimizer::Optimizer;
 use super::windows::placement;
-use super::{bindings, by_line, lines::LineTables, reports, step_table, sums, tables};
+use super::{bindings, by_line, changes, lines::LineTables, reports, step_table, sums, tables, transfer};
 use crate::Result;
 use crate::config::OptimizerConfig;
-use crate::layout::{ArenaLayout, DeviceLimits, GradientPlace, Layout};
+use crate::layout::{ArenaLayout, DeviceLimits, Formats, GradientPlace, Layout};
 use crate::step::Plan;
 use crate::tensor::TensorSpec;
 
@@ -16,10 +17,16 @@ pub struct OptimizerMemory {
     pub state: u64,
     /// All else: blocks, sums, rates of coming steps, reports.
     pub tables: u64,
+    /// What [`Optimizer::load_state`] and [`Optimizer::load_checkpoint`] take besides while they run, with
+    /// [`Gpu::spare_memory`](super::Gpu::spare_memory) as it is by default.
+    pub load: u64,
+    /// The most that `add_tensors`, `remove_tensors`, `set_rows` and `reconfigure` take besides what the optimizer has
+    /// after them, while they run; likewise.
+    pub change: u64,
 }
 
 impl OptimizerMemory {
-    /// Both.
+    /// What is there all the time: state and tables.
     pub fn total(self) -> u64 {
         self.state + self.tables
     }
@@ -62,6 +69,15 @@ impl Optimizer {
             bindings::bytes(&layout, &dispatches),
             reports::bytes(&plan),
         ];
-        Ok(OptimizerMemory { state: layout.state_bytes(), tables: tables.iter().sum() })
+        let params = params_bytes(specs, &formats);
+        let (state, tables) = (layout.state_bytes(), tables.iter().sum());
+        let load = tables::control_bytes(&plan) + transfer::staging_bytes(state + params, SPARE_MEMORY);
+        Ok(OptimizerMemory { state, tables, load, change: changes::bytes(&layout, tables, SPARE_MEMORY) })
     }
+}
+
+/// Bytes of all parameters, up to whole words.
+fn params_bytes(specs: &[TensorSpec], formats: &[Formats]) -> u64 {
+    let bytes = specs.iter().zip(formats).map(|(spec, formats)| formats[0].bytes_of(spec.elements().unwrap_or(0)));
+    bytes.map(|bytes| bytes.next_multiple_of(4)).sum()
 }

@@ -15,7 +15,7 @@ use super::slice::{Slice, Tensor};
 use super::step_table::StepTable;
 use super::tables::{LaneRows, Tables, Watch};
 use super::upload::Writes;
-use super::windows::{placements, windows};
+use super::windows::{self, placements};
 use crate::config::OptimizerConfig;
 use crate::fed::Fed;
 use crate::health::{Health, HealthConfig};
@@ -47,7 +47,7 @@ pub struct Optimizer {
     param_map: ParamMap,
     /// The dispatches of a step and the tensors without a gradient, until a gradient is bound
     /// elsewhere.
-    bound: Option<Bound>,
+    pub(super) bound: Option<Bound>,
     pub(super) fed: Fed,
     pub(super) zero_gradients: bool,
     pub(super) monitor: Option<Monitor>,
@@ -80,7 +80,8 @@ impl Optimizer {
         Self::of_plan(gpu, config, tensors, plan, None)
     }
 
-    /// The same with a plan made already, and with the loss scale in the buffer of one that it is to take the place of.
+    /// The same with a plan made already. One that is to take the place of another has the loss scale in that one's buffer,
+    /// and windows without state, which it is to be given.
     pub(super) fn of_plan(
         gpu: &Gpu,
         config: &OptimizerConfig,
@@ -91,7 +92,9 @@ impl Optimizer {
         let param_map = ParamMap::new(&plan, &tensors)?;
         let rates = Rates::new(&plan);
         let layout = Layout::new(&placements(&plan, &tensors), gpu.limits())?;
-        let windows = windows(gpu, &plan, &layout, &tensors)?;
+        let with_state = loss_scale.is_none();
+        let state = |index| if with_state { windows::state(gpu, &plan, &layout, index) } else { Ok(None) };
+        let windows = windows::windows(&layout, &tensors, state)?;
         let step_table = StepTable::new(gpu, &plan, &rates)?;
         let tables = Tables::new(gpu, &plan, &layout, &step_table, loss_scale)?;
         let cache = DispatchCache::new(gpu, &layout, plan.gradient.accumulates())?;

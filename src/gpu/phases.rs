@@ -19,6 +19,10 @@ pub enum Phase {
     Evaluating = 1,
     /// The moving average. The others lie in its place.
     Averaged = 2,
+    /// Those of a state that was written by half.
+    Loading = 3,
+    /// Likewise, begun during an evaluation, whose weights are still in their place.
+    LoadingAside = 4,
 }
 
 impl Phase {
@@ -26,8 +30,32 @@ impl Phase {
         match word {
             0 => Self::Training,
             1 => Self::Evaluating,
-            _ => Self::Averaged,
+            2 => Self::Averaged,
+            3 => Self::Loading,
+            _ => Self::LoadingAside,
         }
+    }
+
+    /// While a state is being written.
+    pub fn interrupted(self) -> Self {
+        match self {
+            Self::Evaluating | Self::LoadingAside => Self::LoadingAside,
+            _ => Self::Loading,
+        }
+    }
+
+    /// Once a whole state is written.
+    pub fn resumed(self) -> Self {
+        match self {
+            Self::Loading => Self::Training,
+            Self::LoadingAside => Self::Evaluating,
+            phase => phase,
+        }
+    }
+
+    /// Whether a state is there by half.
+    pub fn is_loading(self) -> bool {
+        self != self.resumed()
     }
 
     /// Refuses what must not meet other weights than those to train with.
@@ -36,6 +64,10 @@ impl Phase {
             Self::Training => return Ok(()),
             Self::Evaluating => "an evaluation has begun and not ended; end_evaluation first",
             Self::Averaged => "the moving average lies in the parameters' place; swap_ema once more first",
+            Self::Loading | Self::LoadingAside => {
+                "a load or a change of tensors ended half done, and neither the old state is there nor the new; load a \
+                 whole one first"
+            }
         };
         Err(Error::call(call, problem))
     }
@@ -111,6 +143,9 @@ impl Phases {
     /// After all that is recorded and not dropped.
     pub fn current(&self) -> Phase {
         let changes = lock(&self.changes);
+        if changes.settled.is_loading() {
+            return changes.settled;
+        }
         changes.pending.iter().rev().find_map(|(_, phase)| *phase).unwrap_or(changes.settled)
     }
 
@@ -130,7 +165,8 @@ impl Phases {
         lock(&self.changes).pending.len() as u64
     }
 
-    /// Takes in what the device says when nothing is pending: it may have refused what was submitted.
+    /// Takes in what the device says when nothing is pending, since it may have refused what was submitted; or what was
+    /// written.
     pub fn settle(&self, phase: Phase) {
         lock(&self.changes).settled = phase;
     }

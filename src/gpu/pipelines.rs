@@ -188,7 +188,8 @@ fn trusted(device: &wgpu::Device, descriptor: wgpu::ShaderModuleDescriptor<'_>) 
     // SAFETY: the text is one of this library's kernels. Every index derives from a row of the block
     // table, whose rows lie within the bound ranges (`layout::tests` proves it for every layout that
     // it draws), from a bundle's assignments, which name these rows and members below the arrays' size, from a loop that ends at the row's length, from a count of the settings, or from a map
-    // of rows that the host has checked; loops advance by a positive constant. `tests/bounds.rs` runs the
+    // of rows that the host has checked, or from its list of their elements; loops advance by a positive constant, and a
+    // search in that list halves what is left. `tests/bounds.rs` runs the
     // kernels between guard words.
     unsafe { device.create_shader_module_trusted(descriptor, checks) }
 }

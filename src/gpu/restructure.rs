@@ -1,35 +1,33 @@
 //! Other tensors, other groups, other rows: the state follows, on the GPU.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
+use std::time::Instant;
 
+use super::changes::{self, Batch, Changes, Copy};
 use super::optimizer::{Optimizer, specs};
+use super::phases::Phase;
 use super::row_moves::{NEW, RowMove, Side, Slots};
 use super::rows::Control;
 use super::slice::Tensor;
-use super::transfer;
-use super::upload::Upload;
+use super::upload::{Staging, Upload};
+use super::{transfer, windows};
 use crate::config::OptimizerConfig;
 use crate::fed::Fed;
-use crate::layout::StatePart;
 use crate::step::Plan;
 use crate::{Error, Result};
-
-/// A stretch of state to copy: window and word, in the old and in the new, and words.
-#[derive(Debug, Clone, Copy)]
-struct Copy {
-    from: (usize, usize),
-    to: (usize, usize),
-    words: usize,
-}
 
 impl Optimizer {
     /// Takes tensors in, after those that are there. Their state starts anew and their count of steps at 0, so
     /// that bias corrections are those of a first step. All others go on as if nothing had happened.
     ///
-    /// This waits for the device, and allocates and copies the state of all tensors.
+    /// This waits for the device. Windows of state that stay as they are keep their memory; others are copied to new
+    /// memory, as many at a time as fit [`Gpu::spare_memory`](super::Gpu::spare_memory), or one where that is longer, or
+    /// the one tensor of [`Optimizer::set_rows`]: [`OptimizerMemory::change`](super::OptimizerMemory::change).
     ///
     /// # Errors
-    /// As [`Optimizer::new`]; [`Error::StepsUnderWay`]; or the device fails. Nothing is changed then.
+    /// As [`Optimizer::new`]; [`Error::StepsUnderWay`]; or the device has no memory. Nothing is changed then. Where there
+    /// is more to copy than fits at a time, the memory for all of it is asked for before anything is given up; if the
+    /// device then fails all the same, the old state is not whole any more: steps say so until a whole one is loaded.
     pub fn add_tensors(&mut self, tensors: impl IntoIterator<Item = Tensor>) -> Result<()> {
         let tensors = self.tensors.iter().cloned().chain(tensors).collect();
         self.rebuild(None, tensors, None)
@@ -123,22 +121,92 @@ impl Optimizer {
         let sum_of =
             |t: &Option<usize>| t.map_or(0.0, |t| f32::from_bits(before.word_after_counts(self.tensors.len(), t)));
         let sums: Vec<f32> = old.iter().map(sum_of).collect();
-        let mut upload = Upload::new(&next.gpu);
-        next.add_counts(&mut upload, &state, &counts, &sums, before.control.phase)?;
+        let mut upload = Upload::default();
         let rates = self.rates.under(&self.plan, &next.plan)?;
         let restart = next.plan_restart(&mut upload, rates, &state, &counts, 0)?;
-        let row_moves = moved.as_ref().map(|(t, sources)| self.move_rows(&next, *t, sources)).transpose()?;
-        let copies = self.copies(&next, &old, moved.as_ref().map(|(t, _)| *t));
-        let factors = self.factor_copies(&next, &old, moved.as_ref());
+        next.add_counts(&mut upload, &state, &counts, &sums, before.control.phase);
+        let bytes = transfer::staging_bytes(upload.bytes(), self.gpu.spare_memory());
+        let staging = Staging::new(&self.gpu, "a change of tensors", bytes)?;
+        upload.submit(staging, None).map_err(|interrupted| interrupted.error)?;
 
-        // All that can fail for want of memory has its memory.
-        upload.submit()?;
+        self.move_state(&mut next, &old, moved.as_ref())?;
+        next.restart(restart);
+        next.fed = Fed::new(&next.plan, |t| old[t].is_some_and(|t| self.fed.has(t)));
+        *self = next;
+        Ok(())
+    }
+
+    /// Gives the windows of `next` their state. Where that takes several batches, old windows are given up on the way.
+    fn move_state(&mut self, next: &mut Self, old: &[Option<usize>], moved: Option<&(usize, Vec<u32>)>) -> Result<()> {
+        let gpu = self.gpu.clone();
+        let [from, to] = [&*self, &*next].map(|o| changes::Side { plan: &o.plan, layout: &o.layout });
+        let Changes { kept, fresh, batches } = {
+            let changes = Changes::new(from, to, old, moved.map(|(t, _)| *t), gpu.spare_memory());
+            if changes.batches.len() > 1 {
+                gpu.reserve(changes.most(from.layout, to.layout))?;
+            }
+            changes
+        };
+        for (new, old) in kept {
+            next.windows[new].state = self.windows[old].state.clone();
+        }
+        for window in fresh {
+            next.windows[window].state = windows::state(&gpu, &next.plan, &next.layout, window)?;
+        }
+        let count = batches.len();
+        let several = count > 1;
+        for (number, Batch { windows, copies, released }) in batches.into_iter().enumerate() {
+            for window in windows {
+                next.windows[window].state = windows::state(&gpu, &next.plan, &next.layout, window)?;
+            }
+            let first = number == 0;
+            let moves = moved.filter(|_| first);
+            let row_moves = moves.map(|(t, sources)| self.move_rows(next, *t, sources)).transpose()?;
+            let factors = if first { self.factor_copies(next, old, moved) } else { Vec::new() };
+            self.record_moves(next, &copies, &factors, row_moves.as_ref(), number + 1 == count)?;
+            drop(row_moves);
+            if several {
+                if first {
+                    self.give_up()?;
+                }
+                for window in released {
+                    self.windows[window].state = None;
+                }
+                // What is released is free once nothing reads it any more.
+                gpu.wait("a change of tensors", Instant::now())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// From here on the old state is not whole: nothing goes on from it.
+    fn give_up(&mut self) -> Result<()> {
+        let phase = Phase::Training.interrupted();
+        let at = std::mem::offset_of!(Control, phase) as u64;
+        self.gpu.put(&self.tables.control, at, &(phase as u32).to_ne_bytes())?;
+        self.phases.settle(phase);
+        // Bind groups keep buffers.
+        self.bound = None;
+        self.cache.clear();
+        self.evaluation.forget_dispatches();
+        Ok(())
+    }
+
+    /// The state of one batch of windows, and with the `last` what lies in memory that both share.
+    fn record_moves(
+        &self,
+        next: &Self,
+        copies: &[Copy],
+        factors: &[[u64; 3]],
+        row_moves: Option<&RowMove<'_>>,
+        last: bool,
+    ) -> Result<()> {
         self.gpu.scoped("a change of tensors", |device| -> Result<()> {
             let descriptor = wgpu::CommandEncoderDescriptor { label: Some("change of tensors") };
             let mut encoder = device.create_command_encoder(&descriptor);
             for Copy { from, to, words } in copies {
                 if let (Some(source), Some(target)) = (&self.windows[from.0].state, &next.windows[to.0].state) {
-                    let [from, to, size] = [from.1, to.1, words].map(|n| n as u64 * 4);
+                    let [from, to, size] = [from.1, to.1, *words].map(|n| n as u64 * 4);
                     encoder.copy_buffer_to_buffer(source, from, target, to, size);
                 }
             }
@@ -148,16 +216,13 @@ impl Optimizer {
                 }
             }
             row_moves.iter().try_for_each(|moves| moves.record(&mut encoder))?;
-            let scale_at = std::mem::offset_of!(Control, loss_scale) as u64;
-            encoder.copy_buffer_to_buffer(&next.tables.control, scale_at, &next.tables.loss_scale, 0, 4);
+            if last {
+                let scale_at = std::mem::offset_of!(Control, loss_scale) as u64;
+                encoder.copy_buffer_to_buffer(&next.tables.control, scale_at, &next.tables.loss_scale, 0, 4);
+            }
             self.gpu.queue().submit([encoder.finish()]);
             Ok(())
-        })??;
-        drop(row_moves);
-        next.restart(restart);
-        next.fed = Fed::new(&next.plan, |t| old[t].is_some_and(|t| self.fed.has(t)));
-        *self = next;
-        Ok(())
+        })?
     }
 
     /// What of the old means by row and by column goes where in the new: words from, to, and how many.
@@ -201,41 +266,5 @@ impl Optimizer {
         let to = Side { layout: &next.layout, windows: &next.windows, tensor, elements: fresh.elements };
         moved.add(Some(from), to, &Slots::of(&next.plan, tensor))?;
         Ok(moved)
-    }
-
-    /// What of the old state goes where in the new, in as few stretches as can be.
-    fn copies(&self, next: &Self, old: &[Option<usize>], moved: Option<usize>) -> Vec<Copy> {
-        // By tensor, slot and first element: window and word.
-        let mut places = HashMap::new();
-        for window in 0..self.layout.windows.len() {
-            self.layout.for_each_state(window, |part| {
-                places.insert((part.tensor, part.slot, part.elements.start), (window, part.words.start));
-            });
-        }
-        let kept: HashSet<usize> = old.iter().flatten().copied().collect();
-        places.retain(|(tensor, ..), _| kept.contains(tensor));
-        let mut copies: Vec<Copy> = Vec::new();
-        for window in 0..next.layout.windows.len() {
-            next.layout.for_each_state(window, |StatePart { tensor, slot, elements, words, .. }| {
-                let Some(source) = old[tensor].filter(|_| moved != Some(tensor)) else { return };
-                let name = next.plan.variant_of(tensor).kept().nth(slot).map(|s| s.name);
-                let Some(slot) = self.plan.variant_of(source).kept().position(|s| Some(s.name) == name) else {
-                    return;
-                };
-                let Some(from) = places.get(&(source, slot, elements.start)).copied() else { return };
-                let copy = Copy { from, to: (window, words.start), words: words.len() };
-                match copies.last_mut() {
-                    Some(last) if last.continues_with(&copy) => last.words += copy.words,
-                    _ => copies.push(copy),
-                }
-            });
-        }
-        copies
-    }
-}
-
-impl Copy {
-    fn continues_with(&self, next: &Self) -> bool {
-        (self.from.0, self.from.1 + self.words) == next.from && (self.to.0, self.to.1 + self.words) == next.to
     }
 }

@@ -4,20 +4,17 @@ use wgpu::{BindingResource, BufferBinding, BufferUsages};
 
 use super::bindings::WindowBuffers;
 use super::context::Gpu;
-use super::optimizer::Optimizer;
 use super::pipelines::{Author, Bindings, Kind};
 use super::rows::{RowSlot, Rows, Stretch};
-use super::transfer;
 use crate::layout::{Layout, Piece};
 use crate::step::Plan;
 use crate::storage::{Format, Q8_BLOCK, StateFormat};
 use crate::{Error, Result, shader};
 
-/// `NEW` and `KEEP` of `shaders/rows.wgsl`.
+/// `NEW` of `shaders/rows/fill.wgsl`.
 pub const NEW: u32 = u32::MAX;
-pub const KEEP: u32 = u32::MAX - 1;
 
-/// The bindings of `shaders/rows.wgsl`.
+/// The bindings of the kernel that moves rows.
 pub fn rows_bindings() -> Bindings {
     vec![(0, Kind::Uniform), (1, Kind::Read), (2, Kind::Write), (3, Kind::Write)]
 }
@@ -70,8 +67,18 @@ impl Slots {
         Self { params: plan.formats_of(tensor)[0], kept }
     }
 
+    /// How parameters are stored.
+    pub fn format(&self) -> Format {
+        self.params
+    }
+
+    /// Those of the state.
+    pub fn kept(&self) -> &[RowSlot] {
+        &self.kept
+    }
+
     /// Parameters, as if they were the one slot of a state.
-    fn params(&self) -> [RowSlot; 1] {
+    pub fn params(&self) -> [RowSlot; 1] {
         [RowSlot { quad_words: self.params.bytes() as u32, ..RowSlot::default() }]
     }
 }
@@ -81,7 +88,7 @@ impl<'a> RowMove<'a> {
     pub fn new(gpu: &'a Gpu, name: &str, sources: &[u32], width: u64, largest: u64) -> Result<Self> {
         let (bytes, longest) = (sources.len() as u64 * 4, gpu.limits().binding);
         let refused = |problem: String| Err(Error::tensor(name, format!("its rows cannot be moved: {problem}")));
-        if largest >= u64::from(KEEP) {
+        if largest >= u64::from(NEW) {
             return refused(format!("{largest} elements are more than 2^32"));
         }
         if bytes > longest {
@@ -134,18 +141,7 @@ impl<'a> RowMove<'a> {
         before: (wgpu::Buffer, u64, u64),
         after: (wgpu::Buffer, u64, u64),
     ) -> Result<()> {
-        let mut table = [RowSlot::default(); 8];
-        table[..slots.len()].copy_from_slice(slots);
-        let scaled = slots.iter().filter(|slot| slot.quad_words == StateFormat::Q8.quad_words());
-        let rows = Rows {
-            old,
-            fresh,
-            width: self.width,
-            slots: slots.len() as u32,
-            quad_words: slots.iter().map(|slot| slot.quad_words).sum(),
-            scales: scaled.count() as u32,
-            table,
-        };
+        let rows = rows_of(old, fresh, self.width, slots);
         let rows = self.gpu.buffer_of("rows", bytemuck::bytes_of(&rows), BufferUsages::UNIFORM)?;
         fn bind((buffer, offset, size): &(wgpu::Buffer, u64, u64)) -> BindingResource<'_> {
             BindingResource::Buffer(BufferBinding { buffer, offset: *offset, size: std::num::NonZeroU64::new(*size) })
@@ -175,8 +171,24 @@ impl<'a> RowMove<'a> {
     }
 }
 
+/// What one dispatch is told.
+pub fn rows_of(old: Stretch, fresh: Stretch, width: u32, slots: &[RowSlot]) -> Rows {
+    let mut table = [RowSlot::default(); 8];
+    table[..slots.len()].copy_from_slice(slots);
+    let scaled = slots.iter().filter(|slot| slot.quad_words == StateFormat::Q8.quad_words());
+    Rows {
+        old,
+        fresh,
+        width,
+        slots: slots.len() as u32,
+        quad_words: slots.iter().map(|slot| slot.quad_words).sum(),
+        scales: scaled.count() as u32,
+        table,
+    }
+}
+
 /// A piece of a tensor, in its parameters' window and in its state.
-fn stretches(side: Side<'_>, piece: &Piece, params: Format) -> [Stretch; 2] {
+pub fn stretches(side: Side<'_>, piece: &Piece, params: Format) -> [Stretch; 2] {
     let block = &side.layout.blocks[piece.blocks.start as usize];
     let stretch = |base| Stretch {
         first: piece.elements.start as u32,
@@ -186,41 +198,4 @@ fn stretches(side: Side<'_>, piece: &Piece, params: Format) -> [Stretch; 2] {
     };
     // Slices start at whole words.
     [stretch((u64::from(block.start) * params.bytes() / 4) as u32), stretch(block.state)]
-}
-
-impl Optimizer {
-    /// Records that rows of a tensor start anew: parameters become 0 and slots what they start from. Rows lie
-    /// along the first dimension. The tensor's count of steps stays, and what [`Optimizer::set_rows`] says of new rows
-    /// holds.
-    ///
-    /// # Errors
-    /// There is no such tensor, it is frozen, has no rows or not so many; its state is `q8` and its rows are no
-    /// multiple of 256 elements; or the device refuses what this needs.
-    /// Nothing is recorded then.
-    pub fn zero_rows(&mut self, encoder: &mut wgpu::CommandEncoder, name: &str, rows: &[u32]) -> Result<()> {
-        self.check_training("zero_rows")?;
-        let tensor = self.plan.movable_tensor(name)?;
-        let planned = &self.plan.tensors[tensor];
-        let (count, width) = planned.rows()?;
-        let mut sources = vec![KEEP; count as usize];
-        for row in rows {
-            *sources.get_mut(*row as usize).ok_or_else(|| Error::no_row(name, (*row).into(), count))? = NEW;
-        }
-        let side = Side { layout: &self.layout, windows: &self.windows, tensor, elements: planned.elements };
-        let mut moved = RowMove::new(&self.gpu, name, &sources, width, planned.elements)?;
-        moved.add(None, side, &Slots::of(&self.plan, tensor))?;
-        moved.record(encoder)?;
-        if let Some(lines) = &self.tables.lines {
-            let places = transfer::factors_at(&self.plan, &lines.tables.headers, tensor);
-            for (at, width) in places.zip(self.plan.factor_widths(tensor)) {
-                let Some(width) = width else { continue };
-                for row in rows {
-                    let first = u64::from(at) + u64::from(*row) * width;
-                    encoder.clear_buffer(&lines.values, first * 4, Some(width * 4));
-                }
-            }
-        }
-        self.phases.follow(encoder, None);
-        Ok(())
-    }
 }

@@ -275,6 +275,16 @@ pub struct Rows {
     pub table: [RowSlot; 8],
 }
 
+/// `Run` of `shaders/rows/start.wgsl`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
+pub struct Run {
+    pub first: u32,
+    pub before: u32,
+    pub mask: u32,
+    pub spare: u32,
+}
+
 /// `RowSlot` of `shaders/rows.wgsl`.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, Pod, Zeroable)]

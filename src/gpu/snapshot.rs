@@ -207,7 +207,7 @@ impl Copied {
         let state = transfer::decode_state(&self.plan, &self.layout, &self.rates, &parts[1..]);
         let checkpoint = Checkpoint::new(state);
         Ok(if self.params {
-            checkpoint.with_params(&self.plan, transfer::values(&self.plan, &params))
+            checkpoint.with_params(&self.plan, transfer::values(&self.plan, &params))?
         } else {
             checkpoint
         })

@@ -1,13 +1,17 @@
 //! Parameters and state, to the host and back.
 
+use std::collections::HashMap;
+
 use super::lines;
 use super::optimizer::Optimizer;
 use super::phases::Phase;
 use super::readback::{Download, Source};
 use super::rows::{Control, LineHeader};
+use super::slice::Tensor;
 use super::step_table::StepTable;
 use super::tables::LaneRows;
-use super::upload::Upload;
+use super::upload::{Interrupted, Staging, Upload};
+use super::windows;
 use crate::Result;
 use crate::checkpoint::{Checkpoint, TensorParams};
 use crate::fed::Fed;
@@ -17,6 +21,14 @@ use crate::schedule::PlateauState;
 use crate::state::{OptimizerState, TensorState};
 use crate::step::{FACTORS, Plan, PlannedSlot};
 use crate::storage::Q8_BLOCK;
+
+/// What a load writes through at most, and at least where the whole is shorter.
+const STAGING: std::ops::RangeInclusive<u64> = 256 << 10..=16 << 20;
+
+/// Bytes of what a load of so much writes through: all of it where that is short, so that it is one submission.
+pub fn staging_bytes(written: u64, spare: u64) -> u64 {
+    written.clamp(*STAGING.start(), *STAGING.end()).min(spare.max(64 << 10)).next_multiple_of(4)
+}
 
 impl Optimizer {
     /// The parameters of all tensors in their order, as they are after all that is submitted so far.
@@ -42,28 +54,25 @@ impl Optimizer {
         self.gpu.download(&self.tensors.iter().map(|t| t.params.source()).collect::<Vec<_>>())
     }
 
-    /// A tensor's parameters as stored, up to a whole word: the half that is a neighbour's as it is now.
-    fn whole_words(&self, tensor: usize, values: &[f32]) -> Result<Vec<u8>> {
-        let mut bytes = self.plan.formats_of(tensor)[0].encode(values);
-        if !bytes.len().is_multiple_of(4) {
-            let slice = &self.tensors[tensor].params;
-            let half = match slice.is_padded() {
-                true => vec![0; 2],
-                false => {
-                    let last = Source { buffer: slice.buffer.clone(), offset: slice.end() - 4, size: 4 };
-                    self.gpu.download(&[last])?.wait()?.concat().split_off(2)
-                }
-            };
-            bytes.extend(half);
+    /// The halves of words behind parameters of 16 bits that are a neighbour's, as they are now, by tensor.
+    fn neighbours(&self) -> Result<HashMap<usize, [u8; 2]>> {
+        let shares =
+            |(_, tensor): &(usize, &Tensor)| !tensor.params.size.is_multiple_of(4) && !tensor.params.is_padded();
+        let (tensors, last): (Vec<_>, Vec<_>) = (self.tensors.iter().enumerate().filter(shares))
+            .map(|(t, Tensor { params, .. })| (t, Source { offset: params.end() - 4, size: 4, ..params.source() }))
+            .unzip();
+        if tensors.is_empty() {
+            return Ok(HashMap::new());
         }
-        Ok(bytes)
+        let words = self.gpu.download(&last)?.wait()?;
+        Ok(tensors.into_iter().zip(words.iter().map(|word| [word[2], word[3]])).collect())
     }
 
     /// The state, as it is after all that is submitted so far. Where the moving average is swapped in, its slot holds the
-    /// weights to train with.
+    /// weights to train with, and the state says so ([`OptimizerState::swapped`]) and can be neither saved nor loaded.
     ///
     /// # Errors
-    /// The device fails.
+    /// A load or a change of tensors ended half done, or the device fails.
     pub async fn state(&self) -> Result<OptimizerState> {
         Ok(self.decode(&self.request_state()?.await?))
     }
@@ -71,13 +80,17 @@ impl Optimizer {
     /// [`Optimizer::state`], waited for.
     ///
     /// # Errors
-    /// The device fails.
+    /// As [`Optimizer::state`].
     pub fn state_blocking(&self) -> Result<OptimizerState> {
         self.gpu.wait_for_queue("the state")?;
         Ok(self.decode(&self.request_state()?.wait()?))
     }
 
     fn request_state(&self) -> Result<Download> {
+        let phase = self.phases.current();
+        if phase.is_loading() {
+            phase.check_training("the state")?;
+        }
         self.gpu.download(&self.state_sources().collect::<Vec<_>>())
     }
 
@@ -93,84 +106,140 @@ impl Optimizer {
     }
 
     /// Replaces the state, after all that is submitted so far is done. Steps recorded before and
-    /// submitted after start from the new state.
+    /// submitted after start from the new state. Asks the device for [`Optimizer::load_bytes`], and for nothing else.
     ///
     /// # Errors
-    /// It does not fit the tensors, the moving average is swapped in, or the device fails; nothing is changed then.
+    /// It does not fit the tensors, the moving average is swapped in, or the device has no memory; nothing is changed
+    /// then. Where the device fails or is late in the middle of a long load, nothing goes on before a whole state is
+    /// loaded: steps say so, and those that were recorded before are skipped.
     pub fn load_state(&mut self, state: &OptimizerState) -> Result<()> {
         state.check(&self.plan)?;
         self.load(state, None)
     }
 
-    /// Replaces the state, as [`Optimizer::load_state`], and the parameters that the checkpoint holds.
+    /// Replaces the state, as [`Optimizer::load_state`], and the parameters that the checkpoint holds, each by its name.
     ///
     /// # Errors
     /// It does not fit the tensors, other weights than those to train with lie in the parameters' place, a parameter
-    /// buffer's usage lacks `COPY_DST`, or the device fails; nothing is changed then.
+    /// buffer's usage lacks `COPY_DST`; as [`Optimizer::load_state`].
     pub fn load_checkpoint(&mut self, checkpoint: &Checkpoint) -> Result<()> {
         checkpoint.check(&self.plan)?;
-        if checkpoint.params.is_some() {
+        let params = checkpoint.params_in_order(&self.plan)?;
+        if params.is_some() {
             self.check_writable()?;
         }
-        self.load(&checkpoint.state, checkpoint.params.as_deref())
+        self.load(&checkpoint.state, params)
     }
 
-    fn load(&mut self, state: &OptimizerState, params: Option<&[TensorParams]>) -> Result<()> {
+    /// Bytes of device memory that [`Optimizer::load_state`] and [`Optimizer::load_checkpoint`] take while they run: at
+    /// most 16 MiB, through which all else is written, and some words to read.
+    pub fn load_bytes(&self) -> u64 {
+        let shared = self.tensors.iter().filter(|t| !t.params.size.is_multiple_of(4) && !t.params.is_padded()).count();
+        let read = self.tables.control.size() + 4 * shared as u64;
+        read + staging_bytes(self.loaded_bytes(), self.gpu.spare_memory())
+    }
+
+    /// Parameters and state.
+    fn loaded_bytes(&self) -> u64 {
+        self.layout.state_bytes() + self.tensors.iter().map(|t| t.params.source().size).sum::<u64>()
+    }
+
+    fn load(&mut self, state: &OptimizerState, params: Option<Vec<&TensorParams>>) -> Result<()> {
         let before = self.sync()?;
-        for phase in [self.phases.current(), Phase::of(before.control.phase)] {
+        let phase = Phase::of(before.control.phase).resumed();
+        for phase in [self.phases.current().resumed(), phase] {
             // The weights that an evaluation has kept beside are not those of the state.
             if phase != Phase::Evaluating || params.is_some() {
                 phase.check_training("loading a state")?;
             }
         }
-        let saved: Vec<_> = self.tensors.iter().map(|t| state.tensor(&t.spec.name)).collect();
+        let by_name = state.by_name();
+        let saved: Vec<_> = self.tensors.iter().map(|t| by_name.get(t.spec.name.as_str()).copied()).collect();
         let counts: Vec<u32> = saved.iter().map(|s| s.map_or(0, |s| s.steps as u32)).collect();
         if !self.behind(state, &counts).is_empty() {
             self.step_table.check_lanes(self.reports.dropped())?;
         }
+        let neighbours = if params.is_some() { self.neighbours()? } else { HashMap::new() };
+        // All that is asked for, before anything is written.
+        let bytes = staging_bytes(self.loaded_bytes(), self.gpu.spare_memory());
+        let staging = Staging::new(&self.gpu, "a load", bytes)?;
+        self.fill_windows()?;
 
-        let mut upload = Upload::new(&self.gpu);
+        let mut upload = Upload::default();
         for (t, params) in params.into_iter().flatten().enumerate() {
-            let slice = &self.tensors[t].params;
-            upload.add(&slice.buffer, slice.offset, &self.whole_words(t, &params.values)?)?;
+            let (source, format) = (self.tensors[t].params.source(), self.plan.formats_of(t)[0]);
+            let half = neighbours.get(&t).copied().unwrap_or_default();
+            upload.add_later(&source.buffer, source.offset, source.size, move || {
+                let mut bytes = format.encode(&params.values);
+                let rest = source.size as usize - bytes.len();
+                bytes.extend(&half[..rest]);
+                bytes
+            });
         }
         for (index, window) in self.windows.iter().enumerate() {
             let Some(buffer) = &window.state else {
                 continue;
             };
-            let mut words = vec![0u32; self.layout.windows[index].state as usize];
-            self.layout.for_each_state(index, |part| {
-                let name = self.plan.variant_of(part.tensor).kept().nth(part.slot).map(|s| s.name);
-                let Some(saved) = saved[part.tensor] else { return };
-                if let Some((name, values)) = saved.slots.iter().find(|(n, _)| Some(n.as_str()) == name) {
-                    let first = part.elements.start / Q8_BLOCK as usize;
-                    let scales = saved.scales(name).and_then(|scales| scales.get(first..));
-                    let signed = self.plan.is_signed(part.tensor, part.slot);
-                    part.format.encode(&values[part.elements], signed, scales, &mut words[part.words]);
-                }
-            });
-            upload.add(buffer, 0, bytemuck::cast_slice(&words))?;
+            let (this, saved) = (&*self, &saved);
+            upload.add_later(buffer, 0, self.layout.windows[index].state * 4, move || this.encode_window(index, saved));
         }
         if let Some(lines) = &self.tables.lines {
             for (t, saved) in saved.iter().enumerate() {
                 for (name, at) in FACTORS.into_iter().zip(factors_at(&self.plan, &lines.tables.headers, t)) {
                     let slot = saved.and_then(|s| s.slots.iter().find(|(n, _)| n == name));
                     if let Some((_, values)) = slot {
-                        upload.add(&lines.values, u64::from(at) * 4, bytemuck::cast_slice(values))?;
+                        upload.add(&lines.values, u64::from(at) * 4, bytemuck::cast_slice(values));
                     }
                 }
             }
         }
-        let sums: Vec<_> = saved.iter().map(|s| s.map_or(0.0, |s| s.weight_sum as f32)).collect();
-        self.add_counts(&mut upload, state, &counts, &sums, before.control.phase)?;
-        let (loss_scale, _) = self.plan.gradient.resumed_scale(state);
-        upload.add(&self.tables.loss_scale, 0, bytemuck::bytes_of(&(loss_scale as f32)))?;
         let mut rates = self.rates.clone();
         rates.resume(state.rates.as_ref(), state.plateau);
         let restart = self.plan_restart(&mut upload, rates, state, &counts, before.executed())?;
-        upload.submit()?;
+        let sums: Vec<_> = saved.iter().map(|s| s.map_or(0.0, |s| s.weight_sum as f32)).collect();
+        let (loss_scale, _) = self.plan.gradient.resumed_scale(state);
+        upload.add(&self.tables.loss_scale, 0, bytemuck::bytes_of(&(loss_scale as f32)));
+        // Last: it ends the load.
+        self.add_counts(&mut upload, state, &counts, &sums, phase as u32);
+        let phase_at = std::mem::offset_of!(Control, phase) as u64;
+        let interrupted = phase.interrupted();
+        if let Err(Interrupted { error, begun }) =
+            upload.submit(staging, Some((&self.tables.control, phase_at, interrupted as u32)))
+        {
+            if begun {
+                self.phases.settle(interrupted);
+            }
+            return Err(error);
+        }
+        self.phases.settle(phase);
         self.restart(restart);
         self.fed = Fed::new(&self.plan, |t| counts[t] > 0);
+        Ok(())
+    }
+
+    /// The bytes of a window's state.
+    fn encode_window(&self, index: usize, saved: &[Option<&TensorState>]) -> Vec<u8> {
+        let mut words = vec![0u32; self.layout.windows[index].state as usize];
+        self.layout.for_each_state(index, |part| {
+            let name = self.plan.variant_of(part.tensor).kept().nth(part.slot).map(|s| s.name);
+            let Some(saved) = saved[part.tensor] else { return };
+            if let Some((name, values)) = saved.slots.iter().find(|(n, _)| Some(n.as_str()) == name) {
+                let first = part.elements.start / Q8_BLOCK as usize;
+                let scales = saved.scales(name).and_then(|scales| scales.get(first..));
+                let signed = self.plan.is_signed(part.tensor, part.slot);
+                part.format.encode(&values[part.elements], signed, scales, &mut words[part.words]);
+            }
+        });
+        bytemuck::cast_slice(&words).to_vec()
+    }
+
+    /// Asks for the windows' state that a change of tensors has given up and not brought back.
+    fn fill_windows(&mut self) -> Result<()> {
+        for (index, window) in self.windows.iter_mut().enumerate() {
+            if window.state.is_none() {
+                window.state = windows::state(&self.gpu, &self.plan, &self.layout, index)?;
+            }
+        }
         Ok(())
     }
 
@@ -182,7 +251,7 @@ impl Optimizer {
         counts: &[u32],
         sums: &[f32],
         phase: u32,
-    ) -> Result<()> {
+    ) {
         let (loss_scale, good_steps) = self.plan.gradient.resumed_scale(state);
         let head = Control {
             taken: state.steps_taken as u32,
@@ -195,13 +264,12 @@ impl Optimizer {
             generation: self.reports.next_generation(),
             ..Control::default()
         };
-        upload.add(&self.tables.control, 0, bytemuck::bytes_of(&head))?;
         let counts_at = size_of::<Control>() as u64;
-        upload.add(&self.tables.control, counts_at, bytemuck::cast_slice(counts))?;
+        upload.add(&self.tables.control, counts_at, bytemuck::cast_slice(counts));
         if self.plan.averages() {
-            upload.add(&self.tables.control, counts_at + 4 * counts.len() as u64, bytemuck::cast_slice(sums))?;
+            upload.add(&self.tables.control, counts_at + 4 * counts.len() as u64, bytemuck::cast_slice(sums));
         }
-        Ok(())
+        upload.add(&self.tables.control, 0, bytemuck::bytes_of(&head));
     }
 
     /// Plans to go on from counts that are written while nothing is under way.
@@ -313,7 +381,8 @@ pub fn decode_state(plan: &Plan, layout: &Layout, rates: &SavedRates, parts: &[V
     }
     let mut live = (0..tensors.len()).map(|t| !plan.group_of(t).frozen);
     tensors.retain(|_| live.next().unwrap_or(false));
-    OptimizerState { plateau: rates.plateau, rates: rates.set.clone(), tensors, ..control.head(plan) }
+    let swapped = Phase::of(control.phase) == Phase::Averaged;
+    OptimizerState { plateau: rates.plateau, rates: rates.set.clone(), swapped, tensors, ..control.head(plan) }
 }
 
 impl Control {

@@ -8,7 +8,7 @@ use super::bindings::WindowBuffers;
 use super::context::Gpu;
 use super::slice::Tensor;
 use crate::Result;
-use crate::layout::{Layout, Placement};
+use crate::layout::{Layout, Placement, Window};
 use crate::step::Plan;
 
 /// Where the live tensors' parameters lie.
@@ -38,33 +38,40 @@ pub fn placement(plan: &Plan, tensor: usize, buffer: usize, offset: u64, padded:
     }
 }
 
-/// Allocates each window's state, with what slots start from.
-pub fn windows(gpu: &Gpu, plan: &Plan, layout: &Layout, tensors: &[Tensor]) -> Result<Vec<WindowBuffers>> {
+/// The windows' parameters, and their state as `state` has it.
+pub fn windows(
+    layout: &Layout,
+    tensors: &[Tensor],
+    mut state: impl FnMut(usize) -> Result<Option<wgpu::Buffer>>,
+) -> Result<Vec<WindowBuffers>> {
+    let window = |(index, window): (usize, &Window)| {
+        let first = window.runs[0].pieces[0].tensor;
+        Ok(WindowBuffers { params: tensors[first].params.buffer.clone(), state: state(index)? })
+    };
+    layout.windows.iter().enumerate().map(window).collect()
+}
+
+/// Allocates a window's state, with what slots start from; nothing where there is none.
+pub fn state(gpu: &Gpu, plan: &Plan, layout: &Layout, index: usize) -> Result<Option<wgpu::Buffer>> {
     let usage = BufferUsages::STORAGE | BufferUsages::COPY_SRC | BufferUsages::COPY_DST;
-    (0..layout.windows.len())
-        .map(|index| {
-            let window = &layout.windows[index];
-            let first = window.runs[0].pieces[0].tensor;
-            let params = tensors[first].params.buffer.clone();
-            if window.state == 0 {
-                return Ok(WindowBuffers { params, state: None });
-            }
-            let mut words = Vec::new();
-            layout.for_each_state(index, |part| {
-                let initial = plan.initial_of(part.tensor)[part.slot] as f32;
-                if initial != 0.0 {
-                    words.resize(window.state as usize, 0u32);
-                    let values = vec![initial; part.elements.len()];
-                    let signed = plan.is_signed(part.tensor, part.slot);
-                    part.format.encode(&values, signed, None, &mut words[part.words]);
-                }
-            });
-            let state = if words.is_empty() {
-                gpu.buffer("state", window.state * 4, usage)?
-            } else {
-                gpu.buffer_of("state", bytemuck::cast_slice(&words), usage)?
-            };
-            Ok(WindowBuffers { params, state: Some(state) })
-        })
-        .collect()
+    let window = &layout.windows[index];
+    if window.state == 0 {
+        return Ok(None);
+    }
+    let mut words = Vec::new();
+    layout.for_each_state(index, |part| {
+        let initial = plan.initial_of(part.tensor)[part.slot] as f32;
+        if initial != 0.0 {
+            words.resize(window.state as usize, 0u32);
+            let values = vec![initial; part.elements.len()];
+            let signed = plan.is_signed(part.tensor, part.slot);
+            part.format.encode(&values, signed, None, &mut words[part.words]);
+        }
+    });
+    let buffer = if words.is_empty() {
+        gpu.buffer("state", window.state * 4, usage)?
+    } else {
+        gpu.buffer_of("state", bytemuck::cast_slice(&words), usage)?
+    };
+    Ok(Some(buffer))
 }

@@ -13,6 +13,19 @@ pub const EMA: &str = "ema";
 /// Slots of a tensor whose mean square is kept by rows and columns.
 pub const FACTORS: [&str; 2] = ["row_var", "col_var"];
 
+/// What safetensors files keep for themselves: no tensor can be called so.
+pub const METADATA: &str = "__metadata__";
+
+/// Where a file has a slot.
+pub fn slot_key(tensor: &str, slot: &str) -> String {
+    format!("{tensor}.{slot}")
+}
+
+/// Where a file has the scales of a slot in q8 that it has there.
+pub fn scales_of(key: &str) -> String {
+    format!("{key}.absmax")
+}
+
 /// A slot of one tensor, as it is saved.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PlannedSlot {

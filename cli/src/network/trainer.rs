@@ -5,7 +5,7 @@ use wgpu_optim::cpu::{CpuOptimizer, CpuTensor};
 use wgpu_optim::schedule::Kind;
 use wgpu_optim::step::Plan;
 use wgpu_optim::wgpu::CommandEncoder;
-use wgpu_optim::{Arena, Checkpoint, Gpu, HealthConfig, Optimizer, OptimizerConfig, TensorSpec};
+use wgpu_optim::{Arena, Checkpoint, Gpu, HealthConfig, Optimizer, OptimizerConfig, TensorParams};
 
 use super::cpu::{self, Linear};
 use super::gpu::GpuNetwork;
@@ -354,18 +354,17 @@ impl Trainer for CpuTrainer {
 
     fn checkpoint(&mut self) -> Result<Saving> {
         let checkpoint = Checkpoint::new(self.optimizer.state());
-        Ok(Saving::Ready(checkpoint.with_params(self.optimizer.plan(), cpu::params(&self.network))))
+        Ok(Saving::Ready(checkpoint.with_params(self.optimizer.plan(), cpu::params(&self.network))?))
     }
 
     fn resume(&mut self, checkpoint: &Checkpoint) -> Result<()> {
         let plan = self.optimizer.plan();
+        let saved = checkpoint.params_in_order(plan)?.ok_or_else(|| Error::input("the checkpoint lacks parameters"))?;
         // A file may have been written under another storage.
-        let of = |(t, spec): (usize, &TensorSpec)| {
-            let values = checkpoint.params_of(&spec.name)?.values.iter();
-            Some(values.map(|x| plan.formats_of(t)[0].round(*x)).collect())
+        let stored = |(t, saved): (usize, &TensorParams)| -> Vec<f32> {
+            saved.values.iter().map(|x| plan.formats_of(t)[0].round(*x)).collect()
         };
-        let params: Option<Vec<_>> = specs().iter().enumerate().map(of).collect();
-        let params = params.ok_or_else(|| Error::input("the checkpoint lacks parameters"))?;
+        let params: Vec<_> = saved.into_iter().enumerate().map(stored).collect();
         self.optimizer.load_state(&checkpoint.state)?;
         self.network = cpu::network(&params)?;
         let state = &checkpoint.state;

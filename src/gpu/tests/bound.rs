@@ -4,7 +4,7 @@ use naga::{AddressSpace, StorageAccess, TypeInner};
 
 use super::*;
 use crate::gpu::pipelines::{Bindings, Kind};
-use crate::gpu::{bindings, by_line, keep, row_moves, sums, tables};
+use crate::gpu::{bindings, by_line, keep, row_moves, row_starts, sums, tables};
 use crate::layout::BUNDLE_ARRAYS;
 use crate::shader::ByLine;
 use crate::storage::StateFormat;
@@ -51,6 +51,7 @@ fn kernels_bind_what_the_layouts_declare() {
         assert_eq!(bound(&module(&kernel), 0), sums::bindings());
     }
     assert_eq!(bound(&module(&shader::rows()), 0), row_moves::rows_bindings());
+    assert_eq!(bound(&module(&shader::start_rows()), 0), row_starts::start_bindings());
     assert_eq!(bound(&module(&shader::keep()), 0), keep::keep_bindings());
     assert_eq!(bound(&module(&shader::turn()), 0), keep::turn_bindings());
     // With and without state: every rule as it is, and sgd, which keeps none.
