@@ -50,14 +50,19 @@ impl Lost {
     fn probe(&self, device: &wgpu::Device) {
         // Where another thread asks just now, it sets the flag.
         let Some(buffer) = self.probe.as_ref().and_then(|probe| probe.try_lock().ok()) else { return };
-        let refused = Arc::new(AtomicBool::new(false));
-        let told = refused.clone();
         let validation = device.push_error_scope(wgpu::ErrorFilter::Validation);
-        buffer.map_async(wgpu::MapMode::Read, .., move |result| told.store(result.is_err(), Ordering::Release));
-        if refused.load(Ordering::Acquire) {
-            self.flag.set("it maps no buffer any more");
-        } else {
+        // Each request is withdrawn. One that another thread's poll was just granting stays granted, and the next is
+        // refused for that: so a refusal counts when the buffer has been let go and is refused again.
+        let refuses = || {
+            let refused = Arc::new(AtomicBool::new(false));
+            let told = refused.clone();
+            buffer.map_async(wgpu::MapMode::Read, .., move |result| told.store(result.is_err(), Ordering::Release));
+            let is_refused = refused.load(Ordering::Acquire);
             buffer.unmap();
+            is_refused
+        };
+        if refuses() && refuses() {
+            self.flag.set("it maps no buffer any more");
         }
         let _ = pollster::block_on(validation.pop());
     }
