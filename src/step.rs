@@ -103,7 +103,7 @@ impl Plan {
     ///
     /// # Errors
     /// An option that cannot be used, a group that has no tensor, a name given twice or under which a file would hold two
-    /// things, shapes of more elements than [`MAX_ELEMENTS`](crate::MAX_ELEMENTS) in all.
+    /// things, shapes of more elements than [`MAX_ELEMENTS`] in all.
     pub fn new(config: &OptimizerConfig, specs: &[TensorSpec]) -> Result<Self> {
         Self::with(config, specs, false)
     }
