@@ -376,6 +376,8 @@ fn the_padding_of_an_arena_is_taken() {
             let guest = Tensor::new("guest", [1], elsewhere()).with_gradient(at(gradients, offset));
             let mut optimizer = Optimizer::new(&gpu, &config, [own.clone(), guest]).unwrap();
             submit(&gpu, |encoder| optimizer.step(encoder).unwrap());
+            // A process that ends while its driver is at work may crash.
+            optimizer.wait_for_report().unwrap();
             let zeroed = optimizer.set_zero_gradients(true);
             assert!(matches!(zeroed, Err(Error::Overlap { .. })), "{zeroed:?}");
         }
@@ -384,6 +386,7 @@ fn the_padding_of_an_arena_is_taken() {
         let mut optimizer = Optimizer::new(&gpu, &config, [own.clone(), guest]).unwrap();
         optimizer.set_zero_gradients(true).unwrap();
         submit(&gpu, |encoder| optimizer.step(encoder).unwrap());
+        optimizer.wait_for_report().unwrap();
         let cut = Tensor::new("arena", [1], at(&own.params, 0));
         let guest = Tensor::new("guest", [1], at(&own.params, 4));
         Optimizer::new(&gpu, &config, [cut, guest]).unwrap();
