@@ -279,10 +279,11 @@ fn costs_grow_with_the_number_of_tensors_and_no_faster() {
         ]
     };
     times(200);
-    let (few, many) = (times(1500), times(24_000));
+    let (few, many) = (times(3000), times(48_000));
     for ((what, few), (_, many)) in few.into_iter().zip(many) {
         // 16 times as many; what grew with their square would take 256 times as long.
-        assert!(many < 48.0 * few.max(1e-5), "{what}: {few:e} s, and {many:e} s for 16 times as many");
+        // What grew with their square would take 256 times as long; others compute beside.
+        assert!(many < 100.0 * few.max(1e-5), "{what}: {few:e} s, and {many:e} s for 16 times as many");
     }
     watched.assert_quiet();
 }
