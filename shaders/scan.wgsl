@@ -25,13 +25,16 @@ struct Sizes {
     bottom: u32,
 }
 
+fn largest_size(words: vec4<u32>) -> u32 {
+    let size = words & vec4<u32>(0x7fffffffu);
+    return max(max(size.x, size.y), max(size.z, size.w));
+}
+
 // Zero, less one, is the largest.
 fn widened(sizes: Sizes, words: vec4<u32>) -> Sizes {
-    let size = words & vec4<u32>(0x7fffffffu);
-    let low = size - vec4<u32>(1u);
-    let top = max(max(size.x, size.y), max(size.z, size.w));
+    let low = (words & vec4<u32>(0x7fffffffu)) - vec4<u32>(1u);
     let bottom = min(min(low.x, low.y), min(low.z, low.w));
-    return Sizes(max(sizes.top, top), min(sizes.bottom, bottom));
+    return Sizes(max(sizes.top, largest_size(words)), min(sizes.bottom, bottom));
 }
 
 fn are_usual(sizes: Sizes) -> bool {
@@ -43,8 +46,7 @@ fn square_of_usual(words: vec4<u32>, unscale: f32, sizes: ptr<function, Sizes>) 
     *sizes = widened(*sizes, bitcast<vec4<u32>>(g));
     if UNSCALE || CLIP_VALUE || ZERO_NONFINITE {
         // What is loaded counts as well: a clip makes something of an infinity.
-        let size = words & vec4<u32>(0x7fffffffu);
-        let top = max(max(size.x, size.y), max(size.z, size.w));
+        let top = largest_size(words);
         (*sizes).top = max((*sizes).top, select(0u, top, top >= 0x7f800000u));
     }
     return dot(g, g);

@@ -3,11 +3,8 @@
 // model: at 2^30 elements that is a thousand trips to memory one after the other, and software Vulkan ends an
 // invocation's loops after 65,535 rounds in all. Where there are two sets of parts, the second follows the first.
 
-@group(0) @binding(0) var<uniform> settings: Settings;
 // The first part of each group, and how many it has.
 @group(0) @binding(1) var<storage, read> groups_of_blocks: array<vec2<u32>>;
-@group(0) @binding(2) var<storage, read> partials: array<Partial>;
-@group(0) @binding(3) var<storage, read_write> sums: array<Partial>;
 
 @compute @workgroup_size(WORKGROUP)
 fn sum_groups(
@@ -20,13 +17,5 @@ fn sum_groups(
         return;
     }
     let own = groups_of_blocks[index];
-    let first = own.x + group.z * settings.blocks;
-    var mine = Partial();
-    for (var i = thread; i < own.y; i += WORKGROUP) {
-        mine = add(mine, partials[first + i]);
-    }
-    let total = sum_over_workgroup(thread, mine);
-    if thread == 0u {
-        sums[group.z * settings.parts + index] = total;
-    }
+    sum_parts(thread, own.x + group.z * settings.blocks, own.y, group.z * settings.parts + index);
 }

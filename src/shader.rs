@@ -129,6 +129,7 @@ pub fn watch(variant: &Variant, gradient: &GradientConfig, access: Access) -> Ke
 pub fn sum_groups() -> Kernel {
     let mut source = String::new();
     source.push_str(file!("sum_groups.wgsl"));
+    source.push_str(file!("sum_parts.wgsl"));
     add_sums(&mut source);
     source.push_str(file!("settings.wgsl"));
     kernel(source, "sum_groups", Vec::new())
@@ -138,6 +139,7 @@ pub fn sum_groups() -> Kernel {
 pub fn sum_tensors() -> Kernel {
     let mut source = String::new();
     source.push_str(file!("sum_tensors.wgsl"));
+    source.push_str(file!("sum_parts.wgsl"));
     add_sums(&mut source);
     source.push_str(file!("settings.wgsl"));
     source.push_str(file!("tensor.wgsl"));
