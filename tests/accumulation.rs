@@ -6,7 +6,7 @@ mod support;
 use ndarray::Array1;
 use support::model::{Model, PLACES, Place};
 use support::oracle::{Gradients, Oracle, Run};
-use support::{Numbers, encoder, gpu, submit};
+use support::{Numbers, encoder, gpu, own_gpu, submit};
 use wgpu_optim::cpu::{CpuOptimizer, CpuTensor};
 use wgpu_optim::rules::AdamW;
 use wgpu_optim::schedule::Plateau;
@@ -319,8 +319,9 @@ fn reports_between_micro_batches_say_what_the_cpus_say() {
 #[test]
 fn a_look_after_each_step_finds_its_report_and_its_health() {
     let specs = [TensorSpec::new("w", [40])];
+    // Another thread that polls the same device may be about to run the callbacks of what has arrived.
+    let gpu = own_gpu();
     for (accumulate, apart) in [(3, false), (16, false), (16, true), (100, false)] {
-        let gpu = gpu();
         let mut config = OptimizerConfig::new(AdamW::default()).clip_global_norm(1.0);
         config.gradient.accumulate = accumulate;
         let mut model = Model::new(&gpu, &config, &specs, &[vec![1.0; 40]], Place::Arena);

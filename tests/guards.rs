@@ -8,7 +8,7 @@ use support::{Numbers, encoder, gpu, submit};
 use wgpu_optim::cpu::{CpuOptimizer, CpuTensor};
 use wgpu_optim::rules::{AdamW, ScheduleFreeAdamW};
 use wgpu_optim::{
-    Arena, Checkpoint, EmaConfig, Group, HealthConfig, Optimizer, OptimizerConfig, Result, StateFormat, StorageConfig,
+    Arena, Checkpoint, EmaConfig, Group, HealthConfig, OptimizerConfig, Result, StateFormat, StorageConfig,
     TensorSpec,
 };
 
@@ -288,17 +288,15 @@ fn looks_end_with_the_state_that_they_are_of() {
     let config = || Some(HealthConfig { interval: 1, ..HealthConfig::default() });
     both.on_gpu.optimizer.set_health(config()).unwrap();
     both.on_cpu.set_health(config()).unwrap();
-    let seen = |both: &mut Both| {
-        let optimizer: &mut Optimizer = &mut both.on_gpu.optimizer;
-        optimizer.wait_for_report().unwrap();
-        [optimizer.health().unwrap().is_some(), both.on_cpu.health().is_some()]
-    };
+    let seen = |both: &mut Both| [both.on_gpu.optimizer.health().unwrap().is_some(), both.on_cpu.health().is_some()];
+    let looked =
+        |both: &mut Both| support::look(&mut both.on_gpu.optimizer).is_some() && both.on_cpu.health().is_some();
     both.step(3);
-    assert_eq!(seen(&mut both), [true; 2]);
+    assert!(looked(&mut both));
     load_own(&mut both).into_iter().for_each(|outcome| outcome.unwrap());
     assert_eq!(seen(&mut both), [false; 2], "after a load");
     both.step(4);
-    assert_eq!(seen(&mut both), [true; 2]);
+    assert!(looked(&mut both));
     let config = both.config.clone();
     reconfigure(&mut both, &config, &specs()).into_iter().for_each(|outcome| outcome.unwrap());
     assert_eq!(seen(&mut both), [false; 2], "after a change of tensors");

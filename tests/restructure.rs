@@ -348,8 +348,7 @@ fn what_was_asked_for_beside_stays() {
     both.steps(1);
     both.add(&[TensorSpec::new("late", [3])]);
     both.steps(1);
-    both.optimizer.wait_for_report().unwrap();
-    let health = both.optimizer.health().unwrap().expect("a look").clone();
+    let health = support::look(&mut both.optimizer).expect("a look");
     assert!(health.tensors.iter().any(|t| t.name == "late"), "{health:?}");
     let gradient = both.optimizer.tensors()[4].gradient.clone().unwrap();
     assert_eq!(support::model::read_slice(&both.gpu, &gradient), [0; 3]);

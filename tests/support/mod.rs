@@ -9,8 +9,9 @@ pub mod variations;
 pub mod watched;
 
 use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
-use wgpu_optim::{Arena, Gpu, TensorSpec};
+use wgpu_optim::{Arena, Gpu, Health, Optimizer, TensorSpec};
 
 /// The device of the tests. No adapter is a failure, never a skip.
 pub fn gpu() -> Gpu {
@@ -24,6 +25,16 @@ pub fn own_gpu() -> Gpu {
     // What a GPU runs, on a CPU adapter too, whose own choice the program's tests and `verify` run.
     gpu.set_workgroup_size(256).unwrap();
     gpu
+}
+
+/// The newest look at gradients, waited for: another thread that polls the device may be about to run the callback of one
+/// that has arrived.
+pub fn look(optimizer: &mut Optimizer) -> Option<Health> {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while optimizer.health().unwrap().is_none() && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    optimizer.health().unwrap().cloned()
 }
 
 /// An encoder of that device.
