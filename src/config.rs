@@ -1,26 +1,42 @@
 //! What the user asks for: a rule, groups, conditioning, a schedule.
 
 #[cfg(feature = "serde")]
-use crate::Error;
-use crate::ema::EmaConfig;
-use crate::gradient::GradientConfig;
+use crate::error::Error;
+use crate::error::Result;
 use crate::options::{OptionError, OptionValue, Options, unknown_key};
 use crate::rule::{Reduction, Rule};
-use crate::schedule::Schedule;
-use crate::step::Resolved;
-use crate::storage::{Format, StorageConfig};
-use crate::weights::WeightsConfig;
-use crate::{Result, rules};
+use crate::rules;
+use crate::storage::{Format, Storage, StorageConfig};
 
 #[cfg(feature = "serde")]
 mod document;
+mod ema;
 mod glob;
+pub(crate) mod gradient;
+mod health;
+pub(crate) mod loss_scale;
+pub mod schedule;
 #[cfg(feature = "serde")]
 mod serialize;
 mod tables;
+mod weights;
 
+pub use ema::EmaConfig;
 pub(crate) use glob::Glob;
+pub use gradient::{GradientConfig, OnNonfinite};
+pub(crate) use health::Due;
+pub use health::HealthConfig;
+pub use loss_scale::{DynamicScale, LossScale};
+pub use schedule::Schedule;
 pub use tables::Difference;
+pub use weights::WeightsConfig;
+
+/// What a group comes to.
+pub(crate) struct Resolved {
+    pub rule: Box<dyn Rule>,
+    pub common: CommonOptions,
+    pub storage: Storage,
+}
 
 /// The whole configuration of an optimizer. With the `serde` feature it is read from any format,
 /// such as TOML, in the shape that `docs/configuration.md` lists, and written in the same.

@@ -6,27 +6,29 @@ use ndarray::{ArrayD, ArrayViewD, ArrayViewMutD};
 mod evaluation;
 mod health;
 mod lines;
+mod parallel;
 mod passes;
 mod restructure;
 mod stored;
 mod sums;
 mod tasks;
+pub(crate) mod update;
+mod wide;
 
 use health::{Look, Monitor};
 use passes::Scan;
 use stored::Stored;
 
-use crate::config::OptimizerConfig;
-use crate::fed::Fed;
-use crate::gradient::OnNonfinite;
-use crate::rates::Rates;
-use crate::report::Report;
+use crate::config::{OnNonfinite, OptimizerConfig};
+use crate::error::{Error, Result};
+use crate::plan::rates::Rates;
+use crate::plan::{EMA, FACTORS, MASTER, Plan};
+use crate::rule::kernel::Element;
+use crate::state::fed::Fed;
+use crate::state::report::Report;
 use crate::state::{OptimizerState, TensorState};
-use crate::step::{EMA, FACTORS, MASTER, Plan};
 use crate::storage::Format;
 use crate::tensor::TensorSpec;
-use crate::twin::Element;
-use crate::{Error, Result};
 
 /// An optimizer for tensors in the host's memory.
 ///
@@ -390,7 +392,7 @@ impl<F: Element> CpuOptimizer<F> {
         self.steps_taken = state.steps_taken;
         self.steps_skipped = state.steps_skipped;
         (self.micro_batches, self.left_out) = (state.micro_batches, 0);
-        (self.loss_scale, self.good_steps) = self.plan.gradient.resumed_scale(state);
+        (self.loss_scale, self.good_steps) = self.plan.gradient.resumed_scale(state.saved_scale());
         self.rates.resume(state.rates.as_ref(), state.plateau);
         self.fed = Fed::new(&self.plan, |t| self.states[t].steps > 0);
         if let Some(monitor) = &mut self.monitor {

@@ -76,7 +76,7 @@ pub enum Error {
     /// The device is lost; nothing can be recorded or read any more.
     #[error("the device is lost: {0}")]
     DeviceLost(String),
-    /// A wait for the device took longer than [`Gpu::timeout`](crate::Gpu::timeout).
+    /// A wait for the device took longer than [`Gpu::timeout`](crate::gpu::Gpu::timeout).
     #[error("{what} did not arrive within {after:?}: {}", why_late(*.busy))]
     Timeout {
         /// What was waited for.

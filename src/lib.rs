@@ -2,60 +2,42 @@
 #![warn(missing_docs)]
 #![deny(unsafe_code)]
 
-pub mod checkpoint;
-pub mod config;
+mod config;
 pub mod cpu;
-mod ema;
 mod error;
-mod fed;
-#[cfg(feature = "checkpoint")]
-pub mod files;
-mod float;
 pub mod gpu;
-pub mod gradient;
-pub mod health;
-mod hyper;
-#[doc(hidden)]
-pub mod layout;
 #[doc(hidden)]
 pub mod lines;
-mod loss_scale;
-pub mod maths;
 pub mod options;
-pub mod rates;
-mod report;
+pub mod plan;
 mod rule;
 pub mod rules;
-pub mod schedule;
 #[doc(hidden)]
 pub mod shader;
 mod state;
-pub mod step;
 pub mod storage;
 mod tensor;
-pub mod twin;
 pub mod verify;
-pub mod weights;
-mod wide;
 
-pub use checkpoint::{Checkpoint, TensorParams};
-pub use config::{CommonOptions, Difference, Group, OptimizerConfig};
-pub use ema::EmaConfig;
+pub use config::{
+    CommonOptions, Difference, DynamicScale, EmaConfig, GradientConfig, Group, HealthConfig, LossScale, OnNonfinite,
+    OptimizerConfig, Schedule, WeightsConfig, schedule,
+};
 pub use error::{Error, Result};
-pub use float::Float;
 pub use gpu::{Arena, Gpu, Optimizer, PendingCheckpoint, Slice, Tensor};
-pub use gradient::{GradientConfig, OnNonfinite};
-pub use health::{Health, HealthConfig, TensorHealth, Verdict};
-pub use hyper::{HyperRow, MAX_SCALARS, Scalars};
-pub use loss_scale::{DynamicScale, LossScale};
 pub use options::{OptionError, OptionField, OptionValue, Options};
-pub use report::Report;
-pub use rule::{Decay, Reduction, Rule, Slot};
-pub use schedule::Schedule;
+#[doc(hidden)]
+pub use plan::layout;
+pub use plan::rates;
+pub use rule::{
+    Decay, Element, Float, HyperRow, MAX_SCALARS, MAX_SLOTS, Norms, Reduction, Rule, Scalars, Slot, Twin, maths,
+};
 pub use shader::wgsl_conversions;
-pub use state::{OptimizerState, SlotStorage, TensorState};
-pub use storage::{Format, Master, Rounding, StateFormat, Storage, StorageConfig};
+#[cfg(feature = "checkpoint")]
+pub use state::files;
+pub use state::{
+    Checkpoint, Health, OptimizerState, Report, TensorHealth, TensorParams, TensorState, Verdict, checkpoint,
+};
+pub use storage::{Format, Master, Rounding, SlotStorage, StateFormat, Storage, StorageConfig};
 pub use tensor::{MAX_ELEMENTS, TensorSpec};
-pub use twin::{Element, MAX_SLOTS, Norms, Twin};
-pub use weights::WeightsConfig;
 pub use wgpu;

@@ -3,9 +3,19 @@
 //! A rule gives a direction `u`. The engine does the rest, once for all rules: it conditions the
 //! gradient, adds coupled weight decay to it, and applies `p ← p − lr·u − lr·λ·p`.
 
-use crate::hyper::Scalars;
+pub(crate) mod float;
+pub(crate) mod hyper;
+pub(crate) mod kernel;
+pub mod maths;
+pub(crate) mod twin;
+
+pub use float::Float;
+pub use hyper::{HyperRow, MAX_SCALARS, Scalars};
+use kernel::CpuKernel;
+pub use kernel::Element;
+pub use twin::{MAX_SLOTS, Norms, Twin};
+
 use crate::options::{OptionError, Options};
-use crate::twin::CpuKernel;
 
 /// One value of state for each element of a tensor.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -134,7 +144,7 @@ pub enum Reduction {
 
 /// An update rule, as configuration, layout and shader composition see it.
 ///
-/// A rule of your own implements this and [`Twin`](crate::Twin), with a struct declared by
+/// A rule of your own implements this and [`Twin`](crate::rule::twin::Twin), with a struct declared by
 /// [`options!`](crate::options!) and scalars by [`hyper!`](crate::hyper!).
 pub trait Rule: Options + CpuKernel + std::fmt::Debug + Send + Sync {
     /// The rule's name, as configurations spell it.
@@ -152,7 +162,7 @@ pub trait Rule: Options + CpuKernel + std::fmt::Debug + Send + Sync {
     }
 
     /// Whether its maths stays finite in f32 for any finite gradient, for want of squares and products of gradients.
-    /// Else, by default, it sees them, decay included, held at ±[2^60](crate::maths::LARGEST_SEEN), after all clipping:
+    /// Else, by default, it sees them, decay included, held at ±[2^60](crate::rule::maths::LARGEST_SEEN), after all clipping:
     /// squares, also of differences and with factors below 256, are then finite. A rule that takes any gradient gets the
     /// sum of gradient and coupled decay, and leaves parameters, at most at the largest f32.
     fn takes_any_gradient(&self) -> bool {
@@ -163,7 +173,7 @@ pub trait Rule: Options + CpuKernel + std::fmt::Debug + Send + Sync {
     fn decay(&self) -> Decay;
 
     /// All slots its WGSL `State` has, in that order, those that are off included. At most
-    /// [`MAX_SLOTS`](crate::MAX_SLOTS).
+    /// [`MAX_SLOTS`](crate::rule::twin::MAX_SLOTS).
     fn slots(&self) -> Vec<Slot>;
 
     /// The `override` constants of its WGSL: options that change code rather than numbers.
@@ -179,7 +189,7 @@ pub trait Rule: Options + CpuKernel + std::fmt::Debug + Send + Sync {
     fn wgsl(&self) -> &str;
 
     /// What must be known of the update first. With [`Reduction::UpdateNorm`] the WGSL also has
-    /// `fn ratio(norms: Norms, h: Hyper) -> f32` ([`Norms`](crate::Norms)) and
+    /// `fn ratio(norms: Norms, h: Hyper) -> f32` ([`Norms`](crate::rule::twin::Norms)) and
     /// `fn finish(step: vec4<f32>, s: ptr<function, State>, h: Hyper) -> vec4<f32>`, which gets
     /// lr·ratio·u and returns what is subtracted from p. With [`Reduction::Average`] it has
     /// `fn averaged(p: vec4<f32>, step: vec4<f32>, share: f32, s: ptr<function, State>, h: Hyper) -> vec4<f32>`,

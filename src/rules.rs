@@ -70,14 +70,14 @@ pub fn all() -> Vec<Box<dyn Rule>> {
 /// The rule of that name with its default options.
 ///
 /// # Errors
-/// [`Error::UnknownRule`](crate::Error::UnknownRule), listing the names there are.
-pub fn by_name(name: &str) -> crate::Result<Box<dyn Rule>> {
+/// [`Error::UnknownRule`](crate::error::Error::UnknownRule), listing the names there are.
+pub fn by_name(name: &str) -> crate::error::Result<Box<dyn Rule>> {
     let all = all();
     let known: Vec<_> = all.iter().map(|r| r.name()).collect();
     let known = known.join(", ");
     all.into_iter()
         .find(|rule| rule.name() == name)
-        .ok_or_else(|| crate::Error::UnknownRule { name: name.to_owned(), known })
+        .ok_or_else(|| crate::error::Error::UnknownRule { name: name.to_owned(), known })
 }
 
 /// Whether the rule's code is this library's own.

@@ -5,12 +5,10 @@
 
 use std::fmt::Write as _;
 
-use crate::gradient::{GradientConfig, OnNonfinite};
-use crate::layout::BLOCK;
-use crate::loss_scale::LossScale;
-use crate::step::{EMA, Plan, Stepping, Variant};
+use crate::config::{GradientConfig, LossScale, OnNonfinite, WeightsConfig};
+use crate::plan::layout::BLOCK;
+use crate::plan::{EMA, Plan, Stepping, Variant};
 use crate::storage::{Format, Q8_BLOCK};
-use crate::weights::WeightsConfig;
 
 // Ahead of the modules, which use it too.
 macro_rules! file {

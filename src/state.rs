@@ -1,15 +1,27 @@
 //! The state of an optimizer outside it: by tensor and slot name, whatever the layout in memory.
 
+pub mod checkpoint;
+pub(crate) mod fed;
+#[cfg(feature = "checkpoint")]
+pub mod files;
+pub(crate) mod health;
+pub(crate) mod report;
+
+pub use checkpoint::{Checkpoint, TensorParams};
+pub use health::{Health, TensorHealth, Verdict};
+pub use report::Report;
+
 use std::collections::{HashMap, HashSet};
 
+use crate::config::loss_scale::{self, SavedScale};
+use crate::config::schedule::PlateauState;
+use crate::error::{Error, Result};
 use crate::options::check;
-use crate::rates::RatesState;
-use crate::schedule::PlateauState;
 #[cfg(feature = "checkpoint")]
-use crate::step::ACCUMULATOR;
-use crate::step::Plan;
-use crate::storage::{Q8_BLOCK, StateFormat, q8_codes};
-use crate::{Error, Result, loss_scale};
+use crate::plan::ACCUMULATOR;
+use crate::plan::Plan;
+use crate::plan::rates::RatesState;
+use crate::storage::{Q8_BLOCK, SlotStorage, StateFormat};
 
 /// State of a whole optimizer, as saved and as moved between backends.
 #[derive(Debug, Clone, PartialEq)]
@@ -30,7 +42,7 @@ pub struct OptimizerState<F = f32> {
     pub ema_interval: Option<u64>,
     /// What a `plateau` schedule remembers.
     pub plateau: PlateauState,
-    /// The configuration that it was made under, as [`OptimizerConfig::to_toml`](crate::OptimizerConfig::to_toml)
+    /// The configuration that it was made under, as [`OptimizerConfig::to_toml`](crate::config::OptimizerConfig::to_toml)
     /// writes it, where that is known. It is there to be compared, and does not decide how the state is loaded.
     pub config: Option<String>,
     /// Rates that were set at run time; `None` where all are as configured.
@@ -63,32 +75,6 @@ pub struct TensorState<F = f32> {
     pub storage: Vec<SlotStorage>,
 }
 
-/// How a slot's values are stored, so that they can be stored to the same bits again.
-#[derive(Debug, Clone, PartialEq)]
-pub struct SlotStorage {
-    /// The slot's name.
-    pub slot: String,
-    /// Its format.
-    pub format: StateFormat,
-    /// Whether its codes have a sign.
-    pub signed: bool,
-    /// The scales of q8, one for 256 elements.
-    pub scales: Vec<f32>,
-}
-
-impl SlotStorage {
-    /// The codes and the scales of q8 for values.
-    pub fn codes(&self, values: &[f32]) -> (Vec<u8>, Vec<f32>) {
-        let len = Q8_BLOCK as usize;
-        let mut codes = vec![0; values.len()];
-        let blocks = values.chunks(len).zip(codes.chunks_mut(len)).enumerate();
-        let scales =
-            blocks.map(|(i, (values, codes))| q8_codes(values, self.signed, self.scales.get(i).copied(), codes));
-        let scales = scales.collect();
-        (codes, scales)
-    }
-}
-
 #[cfg(feature = "checkpoint")]
 impl OptimizerState {
     /// Takes the loss scale out of the sums of micro-batches.
@@ -101,6 +87,12 @@ impl OptimizerState {
         for (_, sum) in slots.filter(|(name, _)| name == ACCUMULATOR) {
             sum.iter_mut().for_each(|x| *x *= unscale);
         }
+    }
+}
+
+impl<F> OptimizerState<F> {
+    pub(crate) fn saved_scale(&self) -> SavedScale {
+        SavedScale { scale: self.loss_scale, is_dynamic: self.dynamic_scale, good_steps: self.good_steps }
     }
 }
 

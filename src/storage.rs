@@ -4,11 +4,13 @@
 mod bits;
 mod noise;
 mod q8;
+mod slot;
 
 pub(crate) use bits::finite_bf16_bits;
 pub use bits::{bf16_bits, bf16_value, f16_bits, f16_value, stochastic_bf16_bits};
 pub use noise::{Noise, noise_key, pcg4d};
 pub use q8::{Q8_BLOCK, Q8_MIN_ELEMENTS, code_table, q8_codes, q8_values};
+pub use slot::SlotStorage;
 
 use crate::options::{OptionError, OptionValue, Options, words};
 

@@ -1,6 +1,6 @@
 //! A tensor as the optimizer knows it: a name and a shape.
 
-use crate::Error;
+use crate::error::Error;
 
 /// Elements that all tensors of an optimizer can have together, far above what any device holds: whatever is counted or
 /// added up of them in bytes stays within 64 bits.

@@ -13,11 +13,12 @@ pub use guards::check_guard_words;
 pub use surroundings::{all_around, around};
 pub use variations::{Variation, variations};
 
+use crate::config::OptimizerConfig;
+use crate::error::{Error, Result};
 use crate::gpu::Gpu;
+use crate::plan::Plan;
 use crate::rule::Rule;
-use crate::step::Plan;
 use crate::storage::Storage;
-use crate::{Error, OptimizerConfig, Result};
 use runs::{Inputs, Numbers, SHAPES};
 
 /// Steps of a comparison: as many as RAdam needs to rectify under its defaults.

@@ -10,10 +10,9 @@ use support::model::{Packed, read_slice};
 use support::oracle::Oracle;
 use support::{Numbers, gpu, submit};
 use wgpu_optim::rules::AdamW;
-use wgpu_optim::twin::{Block, CpuKernel, Measure};
 use wgpu_optim::{
-    Decay, Gpu, Optimizer, OptimizerConfig, OptimizerState, OptionError, OptionValue, Options, Rule, Scalars, Slot,
-    Tensor, TensorSpec, rules,
+    Decay, Float, Gpu, Optimizer, OptimizerConfig, OptimizerState, OptionError, OptionValue, Options, Rule, Scalars,
+    Slot, Tensor, TensorSpec, Twin, rules,
 };
 
 /// Words past a multiple of 256 bytes at which tensors start.
@@ -137,18 +136,11 @@ impl Options for Outside {
     }
 }
 
-impl CpuKernel for Outside {
-    fn update_f32(&self, block: Block<'_, f32>) {
-        self.0.update_f32(block);
-    }
-    fn update_f64(&self, block: Block<'_, f64>) {
-        self.0.update_f64(block);
-    }
-    fn measure_f32(&self, block: Block<'_, f32>) -> Measure {
-        self.0.measure_f32(block)
-    }
-    fn measure_f64(&self, block: Block<'_, f64>) -> Measure {
-        self.0.measure_f64(block)
+impl Twin for Outside {
+    type State<F: Float> = <AdamW as Twin>::State<F>;
+    type Hyper<F: Float> = <AdamW as Twin>::Hyper<F>;
+    fn direction<F: Float>(&self, p: F, g: F, s: &mut Self::State<F>, h: &Self::Hyper<F>) -> F {
+        self.0.direction(p, g, s, h)
     }
 }
 

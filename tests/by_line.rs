@@ -120,7 +120,7 @@ fn a_skipped_step_changes_no_mean() {
 fn units_of_six_dimensions_are_refused() {
     let specs = [TensorSpec::new("w", [2; 6])];
     let config = OptimizerConfig::new(AdamW::default()).gradient(adaptive());
-    let error = wgpu_optim::step::Plan::new(&config, &specs).unwrap_err();
+    let error = wgpu_optim::plan::Plan::new(&config, &specs).unwrap_err();
     assert!(matches!(&error, Error::Tensor { tensor, .. } if tensor == "w"), "{error}");
     assert!(error.to_string().contains("at most 5 dimensions"), "{error}");
 }

@@ -144,7 +144,7 @@ fn conversion_to_the_same_storage_changes_no_bit() {
 fn a_scale_below_zero_is_refused() {
     let storage = StorageConfig { state: StateFormat::Q8, ..StorageConfig::default() };
     let mut checkpoint = run(&storage).optimizer.checkpoint_blocking().unwrap();
-    let plan = wgpu_optim::step::Plan::new(&config(&storage), &specs()).unwrap();
+    let plan = wgpu_optim::plan::Plan::new(&config(&storage), &specs()).unwrap();
     let scales = &mut checkpoint.state.tensors[1].storage[0].scales;
     scales[3] = -scales[3];
     let error = Checkpoint::from_safetensors(&checkpoint.to_safetensors().unwrap(), &plan).unwrap_err().to_string();
@@ -157,7 +157,7 @@ fn what_does_not_fit_is_told_also_when_converting() {
     let storage = StorageConfig { params: Format::Bf16, ..StorageConfig::default() };
     let mut others = specs();
     others[1] = TensorSpec::new("t4096", [64, 65]);
-    let plan = wgpu_optim::step::Plan::new(&config(&storage), &others).unwrap();
+    let plan = wgpu_optim::plan::Plan::new(&config(&storage), &others).unwrap();
     let error = Checkpoint::convert_from_safetensors(&file, &plan).unwrap_err();
     assert!(matches!(&error, Error::State(told) if told.contains("has shape [4096], expected [64, 65]")), "{error}");
 }

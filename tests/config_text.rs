@@ -42,7 +42,7 @@ fn comes_back(config: &OptimizerConfig) {
                 let specs = [wgpu_optim::TensorSpec::new("tensor", [4])];
                 let alone = Group { pattern: "tensor".to_owned(), ..group.clone() };
                 let config = OptimizerConfig { groups: vec![alone], ..config.clone() };
-                let plan = wgpu_optim::step::Plan::new(&config, &specs).unwrap();
+                let plan = wgpu_optim::plan::Plan::new(&config, &specs).unwrap();
                 let own = &plan.groups[1];
                 format!("{:?} {:?} {:?} {}", own.rule, own.common, own.storage, own.frozen)
             };

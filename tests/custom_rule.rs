@@ -12,8 +12,8 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use example::{Signum, SignumHyper};
 use support::model::{Model, Place};
+use wgpu_optim::plan::Plan;
 use wgpu_optim::schedule::Cosine;
-use wgpu_optim::step::Plan;
 use wgpu_optim::storage::{Format, Rounding, StateFormat, StorageConfig};
 use wgpu_optim::{
     Decay, Error, Float, HealthConfig, OptimizerConfig, OptionError, OptionValue, Options, Rule, Scalars, Slot,

@@ -69,7 +69,7 @@ fn names_match_themselves_and_characters_are_whole() {
     let specs = names.map(|name| TensorSpec::new(name, [1]));
     let groups = |patterns: &[&str]| -> Vec<usize> {
         let config = patterns.iter().fold(adamw(), |config, pattern| config.group(Group::matching(*pattern)));
-        wgpu_optim::step::Plan::new(&config, &specs).unwrap().tensors.iter().map(|t| t.group).collect()
+        wgpu_optim::plan::Plan::new(&config, &specs).unwrap().tensors.iter().map(|t| t.group).collect()
     };
     assert_eq!(groups(&["layers[0].weight"]), [1, 1, 0, 0, 0, 0, 0, 0], "the name, and what the class matches");
     assert_eq!(groups(&["layers[[]0[]].weight"]), [1, 0, 0, 0, 0, 0, 0, 0]);
@@ -78,7 +78,7 @@ fn names_match_themselves_and_characters_are_whole() {
     // No text is too much.
     for pattern in ["{".repeat(125) + "w" + &"}".repeat(125), "?".repeat(300_000), "{".repeat(100_000)] {
         let config = adamw().group(Group::matching(pattern));
-        assert!(matches!(wgpu_optim::step::Plan::new(&config, &specs), Err(Error::Group { .. })));
+        assert!(matches!(wgpu_optim::plan::Plan::new(&config, &specs), Err(Error::Group { .. })));
     }
 }
 

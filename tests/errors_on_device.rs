@@ -8,11 +8,10 @@ use support::model::{Model, Place, buffer};
 use support::watched::{Watched, adapter};
 use support::{encoder, gpu, own_gpu, submit};
 use wgpu_optim::rules::AdamW;
-use wgpu_optim::twin::{Block, CpuKernel, Measure};
 use wgpu_optim::wgpu::{self, BufferUsages};
 use wgpu_optim::{
-    Arena, Decay, Error, Format, Gpu, Optimizer, OptimizerConfig, OptionError, OptionValue, Options, Rule, Scalars,
-    Slice, Slot, StorageConfig, Tensor, TensorSpec,
+    Arena, Decay, Error, Float, Format, Gpu, Optimizer, OptimizerConfig, OptionError, OptionValue, Options, Rule,
+    Scalars, Slice, Slot, StorageConfig, Tensor, TensorSpec, Twin,
 };
 
 fn adamw() -> OptimizerConfig {
@@ -204,14 +203,11 @@ impl Options for Outside {
     }
 }
 
-impl CpuKernel for Outside {
-    fn update_f32(&self, _: Block<'_, f32>) {}
-    fn update_f64(&self, _: Block<'_, f64>) {}
-    fn measure_f32(&self, _: Block<'_, f32>) -> Measure {
-        Measure::default()
-    }
-    fn measure_f64(&self, _: Block<'_, f64>) -> Measure {
-        Measure::default()
+impl Twin for Outside {
+    type State<F: Float> = [F; 0];
+    type Hyper<F: Float> = <AdamW as Twin>::Hyper<F>;
+    fn direction<F: Float>(&self, _p: F, g: F, _s: &mut Self::State<F>, _h: &Self::Hyper<F>) -> F {
+        g
     }
 }
 

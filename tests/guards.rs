@@ -8,8 +8,7 @@ use support::{Numbers, encoder, gpu, submit};
 use wgpu_optim::cpu::{CpuOptimizer, CpuTensor};
 use wgpu_optim::rules::{AdamW, ScheduleFreeAdamW};
 use wgpu_optim::{
-    Arena, Checkpoint, EmaConfig, Group, HealthConfig, OptimizerConfig, Result, StateFormat, StorageConfig,
-    TensorSpec,
+    Arena, Checkpoint, EmaConfig, Group, HealthConfig, OptimizerConfig, Result, StateFormat, StorageConfig, TensorSpec,
 };
 
 fn specs() -> Vec<TensorSpec> {

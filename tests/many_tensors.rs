@@ -5,8 +5,8 @@ mod support;
 use std::time::{Duration, Instant};
 
 use support::{encoder, own_gpu};
+use wgpu_optim::plan::Plan;
 use wgpu_optim::rules::Sgd;
-use wgpu_optim::step::Plan;
 use wgpu_optim::{Arena, Gpu, HealthConfig, Optimizer, OptimizerConfig, Slice, TensorSpec};
 
 const FEW: usize = 600;

@@ -4,8 +4,8 @@ mod support;
 
 use support::gpu;
 use wgpu_optim::cpu::CpuOptimizer;
+use wgpu_optim::plan::Plan;
 use wgpu_optim::rules::{AdamW, Sgd};
-use wgpu_optim::step::Plan;
 use wgpu_optim::{
     Arena, Checkpoint, EmaConfig, Error, Format, Group, Optimizer, OptimizerConfig, StateFormat, StorageConfig,
     TensorSpec,

@@ -9,9 +9,9 @@ use support::gpu;
 use wgpu_optim::layout::{
     ARENA_ALIGNMENT, ArenaLayout, BLOCK, DeviceLimits, Formats, GradientPlace, Layout, Placement,
 };
+use wgpu_optim::plan::Plan;
 use wgpu_optim::rules::AdamW;
 use wgpu_optim::schedule::{Cosine, CosineRestarts, Exponential, Geometric, InverseTime, Linear, OneCycle, Polynomial};
-use wgpu_optim::step::Plan;
 use wgpu_optim::storage::{Format, StateFormat, StorageConfig};
 use wgpu_optim::{Arena, EmaConfig, Group, MAX_ELEMENTS, Optimizer, OptimizerConfig, Schedule, TensorSpec};
 

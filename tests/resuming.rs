@@ -5,10 +5,10 @@ mod support;
 
 use proptest::prelude::*;
 use support::oracle::Run;
+use wgpu_optim::plan::Plan;
 use wgpu_optim::rates::{GroupState, Rates, RatesState};
 use wgpu_optim::rules::{AdamW, Sgd};
 use wgpu_optim::schedule::{Constant, Cosine, Exponential, Geometric, Mode, Plateau, PlateauState, Schedule};
-use wgpu_optim::step::Plan;
 use wgpu_optim::{
     DynamicScale, EmaConfig, Error, Group, LossScale, OptimizerConfig, OptimizerState, Result, TensorSpec,
 };

@@ -4,10 +4,10 @@ use std::path::Path;
 
 use proptest::prelude::*;
 use serde_json::Value;
+use wgpu_optim::plan::Plan;
 use wgpu_optim::rates::Rates;
 use wgpu_optim::rules::{self, Sgd};
 use wgpu_optim::schedule::{Constant, Exponential, Geometric, Kind, LARGEST_LR, OneCycle};
-use wgpu_optim::step::Plan;
 use wgpu_optim::{Group, OptimizerConfig, OptionValue, Schedule, TensorSpec};
 
 /// Of the base rate, since near zero PyTorch's own rounding shows. Both sides are float64 formulas;

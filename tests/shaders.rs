@@ -11,8 +11,8 @@ use naga::ShaderStage;
 use naga::back::{hlsl, msl, spv};
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 use support::variations::{code_variants, storages, variations};
+use wgpu_optim::plan::Plan;
 use wgpu_optim::shader::{self, Access, ByLine, Kernel};
-use wgpu_optim::step::Plan;
 use wgpu_optim::{DynamicScale, EmaConfig, GradientConfig, LossScale, OnNonfinite, WeightsConfig, rules};
 
 const BOTH: [bool; 2] = [false, true];

@@ -6,8 +6,8 @@ use support::model::{Model, PLACES, Place};
 use support::oracle::Run;
 use support::variations::storages;
 use support::{Numbers, gpu, submit, wide};
+use wgpu_optim::plan::Plan;
 use wgpu_optim::rules::{AdamW, Lamb, Sgd};
-use wgpu_optim::step::Plan;
 use wgpu_optim::storage::code_table;
 use wgpu_optim::{
     EmaConfig, Format, Group, LossScale, Master, OnNonfinite, OptimizerConfig, Rounding, StateFormat, StorageConfig,

@@ -11,7 +11,7 @@ use safetensors::SafeTensors;
 use support::model::{Model, Place};
 use support::oracle::Run;
 use support::{gpu, update_error, wide};
-use wgpu_optim::step::Plan;
+use wgpu_optim::plan::Plan;
 use wgpu_optim::{Checkpoint, Format, OptimizerConfig, StorageConfig, TensorSpec};
 
 const NAMES: [&str; 3] = ["layer.weight", "layer.bias", "scale"];

@@ -179,7 +179,7 @@ fn spirv(kernel: &Kernel) -> Result<(Vec<u32>, Sets), String> {
     let options = naga::back::spv::Options {
         lang_version: (1, 3),
         flags: naga::back::spv::WriterFlags::empty(),
-        // As the library builds its own kernels: `trusted` in src/gpu/pipelines.rs.
+        // As the library builds its own kernels: `trusted` in src/gpu/device/pipelines.rs.
         bounds_check_policies: BoundsCheckPolicies {
             index: unchecked,
             buffer: unchecked,

@@ -1,8 +1,8 @@
 //! The kernels that are looked at.
 
+use wgpu_optim::plan::Plan;
 use wgpu_optim::rules::{Adafactor, AdamW, Lamb};
 use wgpu_optim::shader::{self, Access, ByLine, Kernel};
-use wgpu_optim::step::Plan;
 use wgpu_optim::storage::{Format, Rounding, StateFormat};
 use wgpu_optim::{OptimizerConfig, StorageConfig, TensorSpec};
 

@@ -13,9 +13,9 @@ use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, Throughput};
 use rayon::prelude::*;
 pub use tests::{Numbers, encoder};
-use wgpu_optim::gradient::{GradientConfig, OnNonfinite};
 use wgpu_optim::rules::AdamW;
 use wgpu_optim::{Arena, Gpu, OptimizerConfig, TensorSpec, wgpu};
+use wgpu_optim::{GradientConfig, OnNonfinite};
 
 /// Whether each bench only runs once, as under `cargo test`.
 pub fn test_mode() -> bool {

@@ -2,7 +2,7 @@
 
 use ndarray::{ArrayD, ArrayViewD, IxDyn};
 use wgpu_optim::cpu::{CpuOptimizer, CpuTensor};
-use wgpu_optim::step::Plan;
+use wgpu_optim::plan::Plan;
 use wgpu_optim::{Arena, Gpu, Optimizer, OptimizerConfig, OptimizerState, Report, TensorSpec};
 
 use crate::error::{Error, Result};

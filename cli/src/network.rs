@@ -97,6 +97,13 @@ pub struct Score {
     pub images: usize,
 }
 
+/// An epoch's scores: on the training images while it trained, on those held back after it.
+#[derive(Debug, Clone, Copy)]
+pub struct Epoch {
+    pub training: Score,
+    pub held_back: Score,
+}
+
 impl Score {
     fn of(outcomes: &[Outcome]) -> Self {
         let images = outcomes.len();

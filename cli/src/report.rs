@@ -6,8 +6,9 @@ use wgpu_optim::{Health, Verdict};
 
 use crate::error::Result;
 use crate::health::word;
+use crate::network::Epoch;
 use crate::network::telemetry::Telemetry;
-use crate::network::trainer::{Epoch, Steps};
+use crate::network::trainer::Steps;
 use crate::plot::{Chart, training};
 
 const CSS: &str = "

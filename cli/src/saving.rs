@@ -5,13 +5,12 @@ use std::thread::JoinHandle;
 
 use serde_json::{Value, json};
 use wgpu_optim::gpu::PendingCheckpoint;
+use wgpu_optim::plan::Plan;
 use wgpu_optim::schedule::Kind;
-use wgpu_optim::step::Plan;
 use wgpu_optim::{Checkpoint, Error as LibraryError, OptimizerConfig, Schedule};
 
 use crate::error::{Error, Result};
-use crate::network::trainer::Epoch;
-use crate::network::{self, Score};
+use crate::network::{self, Epoch, Score};
 use crate::resuming::{self, Allowed, Told};
 use crate::{input, output};
 

@@ -6,7 +6,7 @@ pub mod gpu;
 
 use std::time::{Duration, Instant};
 
-use wgpu_optim::step::Plan;
+use wgpu_optim::plan::Plan;
 use wgpu_optim::{OptimizerConfig, TensorSpec};
 
 use crate::error::Result;

@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 
 use libfuzzer_sys::fuzz_target;
 use wgpu_optim::rules::{AdamW, Sgd};
-use wgpu_optim::step::Plan;
+use wgpu_optim::plan::Plan;
 use wgpu_optim::{Checkpoint, Format, Group, OptimizerConfig, StateFormat, StorageConfig, TensorSpec};
 
 /// One in f32 throughout, one with masters and with a tensor that is long enough for 8 bits.

@@ -6,7 +6,7 @@
 use libfuzzer_sys::fuzz_target;
 use wgpu_optim::rates::Rates;
 use wgpu_optim::schedule::LARGEST_LR;
-use wgpu_optim::step::Plan;
+use wgpu_optim::plan::Plan;
 use wgpu_optim::{OptimizerConfig, TensorSpec};
 
 fuzz_target!(|text: &str| {

@@ -4,7 +4,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use wgpu_optim::rules::Sgd;
-use wgpu_optim::step::Plan;
+use wgpu_optim::plan::Plan;
 use wgpu_optim::{Group, OptimizerConfig, TensorSpec};
 
 fuzz_target!(|input: (Vec<String>, Vec<String>)| {

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Deserializer, de};
 
+use super::ema::EmaConfig;
+use super::schedule::{Kind, Schedule};
 use super::{Group, OptimizerConfig, set_all, set_option};
-use crate::ema::EmaConfig;
+use crate::error::Result;
 use crate::options::{OptionError, OptionField, OptionValue, unknown_key};
-use crate::schedule::{Kind, Schedule};
-use crate::{Result, rules};
+use crate::rules;
 
 type Table = BTreeMap<String, OptionValue>;
 

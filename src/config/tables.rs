@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
+use super::schedule::{Kind, Then};
 use super::{Group, OptimizerConfig};
 use crate::options::{OptionField, OptionValue, Options};
-use crate::schedule::{Kind, Then};
 
 /// Keys and values in order. Options that are off stand nowhere.
 #[derive(Debug, Default)]

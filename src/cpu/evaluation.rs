@@ -5,9 +5,9 @@ use ndarray::{ArrayD, ArrayViewMutD};
 use super::CpuOptimizer;
 use super::stored::Stored;
 use super::tasks::{refresh, round};
-use crate::step::{EMA, MASTER};
-use crate::twin::{Block, ByLine, Element, UpdateSettings};
-use crate::{Error, Result};
+use crate::error::{Error, Result};
+use crate::plan::{EMA, MASTER};
+use crate::rule::kernel::{Block, ByLine, Element, UpdateSettings};
 
 impl<F: Element> CpuOptimizer<F> {
     /// Exchanges all parameters with their moving average: once to evaluate with it, once more to go on

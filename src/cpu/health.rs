@@ -1,14 +1,15 @@
 //! Health, from passes of its own over what a step reads and changes, at an interval.
 
-use super::passes::map;
+use super::parallel::map;
 use super::sums::Squares;
 use super::tasks::Change;
+use super::update::condition;
 use super::{CpuOptimizer, Dense};
-use crate::Result;
-use crate::gradient::OnNonfinite;
-use crate::health::{Due, Health, HealthConfig, Seen};
-use crate::step::Plan;
-use crate::twin::{Element, UpdateSettings, condition};
+use crate::config::{Due, HealthConfig, OnNonfinite};
+use crate::error::Result;
+use crate::plan::Plan;
+use crate::rule::kernel::{Element, UpdateSettings};
+use crate::state::health::{Health, Seen};
 
 /// Elements that are added up in one go.
 const SUM: usize = 1 << 12;

@@ -1,11 +1,13 @@
 //! What goes by lines of a tensor: the unit-wise clip, and means by row and column.
 
 use super::Dense;
-use super::passes::{TensorStep, map};
+use super::parallel::map;
+use super::tasks::TensorStep;
+use super::update::condition;
 use crate::lines::Lines;
-use crate::maths::{LARGEST_SEEN, average, bounded};
-use crate::step::Plan;
-use crate::twin::{Element, condition};
+use crate::plan::Plan;
+use crate::rule::kernel::Element;
+use crate::rule::maths::{LARGEST_SEEN, average, bounded};
 
 /// Lines that one task adds up.
 const TASK: u64 = 1 << 10;

@@ -3,21 +3,18 @@
 
 use std::collections::HashMap;
 
-#[cfg(feature = "rayon")]
-use rayon::prelude::*;
-
 use super::Dense;
+use super::parallel::map;
 use super::sums::{Sizes, Squares, Wanted, sums};
-use super::tasks::{Change, Purpose, Rounds, TASK, tasks};
-use crate::gradient::OnNonfinite;
-use crate::hyper::Scalars;
-use crate::lines::Lines;
-use crate::maths;
-use crate::rates::Rates;
-use crate::schedule::{LARGEST_LR, held};
-use crate::step::{Plan, Stepping};
+use super::tasks::{Change, Purpose, Rounds, TASK, TensorStep, tasks};
+use crate::config::OnNonfinite;
+use crate::config::schedule::{LARGEST_LR, held};
+use crate::plan::rates::Rates;
+use crate::plan::{Plan, Stepping};
+use crate::rule::hyper::Scalars;
+use crate::rule::kernel::{Element, Measure, UpdateSettings};
+use crate::rule::maths;
 use crate::storage::{Format, Noise};
-use crate::twin::{Element, Measure, UpdateSettings};
 
 /// What a scan found.
 #[derive(Debug, Default)]
@@ -44,25 +41,6 @@ pub struct Scales {
     pub coefficient: f64,
     /// Of the gradients as they are read.
     pub unscale: f64,
-}
-
-/// What each tensor's update needs to know.
-pub struct TensorStep<F> {
-    pub scalars: Scalars,
-    pub settings: UpdateSettings,
-    /// Random bits of what is rounded by chance.
-    pub noise: Noise,
-    /// The factor of each unit's gradient.
-    pub units: Option<(Lines, Vec<F>)>,
-    /// The mean of each matrix's rows.
-    pub means: Vec<F>,
-}
-
-pub fn map<T: Send, R: Send>(items: Vec<T>, f: impl Fn(T) -> R + Send + Sync) -> Vec<R> {
-    #[cfg(feature = "rayon")]
-    return items.into_par_iter().map(f).collect();
-    #[cfg(not(feature = "rayon"))]
-    return items.into_iter().map(f).collect();
 }
 
 /// What holds for every tensor of a step.

@@ -5,11 +5,11 @@ use std::collections::HashSet;
 use super::stored::{Stored, copy_rows};
 use super::{CpuOptimizer, Monitor, SlotValues};
 use crate::config::OptimizerConfig;
-use crate::fed::Fed;
-use crate::step::Plan;
+use crate::error::{Error, Result};
+use crate::plan::Plan;
+use crate::rule::kernel::Element;
+use crate::state::fed::Fed;
 use crate::tensor::TensorSpec;
-use crate::twin::Element;
-use crate::{Error, Result};
 
 impl<F: Element> CpuOptimizer<F> {
     /// Takes tensors in, after those that are there. Their state starts anew and their count of steps at 0. All
@@ -78,7 +78,7 @@ impl<F: Element> CpuOptimizer<F> {
         next.rates = self.rates.under(&self.plan, &next.plan)?;
         (next.steps_taken, next.steps_skipped) = (self.steps_taken, self.steps_skipped);
         next.micro_batches = self.micro_batches;
-        (next.loss_scale, next.good_steps) = next.plan.gradient.resumed_scale(&self.head());
+        (next.loss_scale, next.good_steps) = next.plan.gradient.resumed_scale(self.head().saved_scale());
         next.monitor = self.monitor.as_ref().map(Monitor::anew);
         *self = next;
         Ok(())

@@ -1,10 +1,10 @@
 //! Slots of state as they are stored, the same bits as on the GPU.
 
-use crate::maths::bounded;
+use crate::rule::kernel::Element;
+use crate::rule::maths::bounded;
 use crate::storage::{
     Noise, Q8_BLOCK, StateFormat, bf16_value, finite_bf16_bits, q8_codes, q8_values, stochastic_bf16_bits,
 };
-use crate::twin::Element;
 
 /// A tensor's slot.
 #[derive(Debug, Clone)]

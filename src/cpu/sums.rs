@@ -1,8 +1,9 @@
 //! Sums over gradients and weights, in fixed order.
 
-use super::passes::map;
-use crate::twin::{Element, UpdateSettings, condition};
-use crate::wide::widest;
+use super::parallel::map;
+use super::update::condition;
+use super::wide::widest;
+use crate::rule::kernel::{Element, UpdateSettings};
 
 /// Elements that are added up in one go.
 const STRETCH: usize = 1 << 12;

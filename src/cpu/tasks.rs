@@ -1,17 +1,29 @@
 //! Stretches of tensors for the rules' kernels, widened from how they are stored and narrowed again.
 
 use super::Dense;
-use super::passes::TensorStep;
 use super::stored::StoredChunk;
 use super::sums::Squares;
-use crate::float::Float;
-use crate::hyper::Scalars;
-use crate::step::Plan;
+use crate::lines::Lines;
+use crate::plan::Plan;
+use crate::rule::float::Float;
+use crate::rule::hyper::Scalars;
+use crate::rule::kernel::{Block, ByLine, Element, Factors, UpdateSettings};
 use crate::storage::{Format, Noise, Rounding, Storage, stochastic_bf16_bits};
-use crate::twin::{Block, ByLine, Element, Factors, UpdateSettings};
 
 /// Elements that one task updates: long enough to be worth a task, short enough to spread.
 pub const TASK: usize = 1 << 15;
+
+/// What each tensor's update needs to know.
+pub struct TensorStep<F> {
+    pub scalars: Scalars,
+    pub settings: UpdateSettings,
+    /// Random bits of what is rounded by chance.
+    pub noise: Noise,
+    /// The factor of each unit's gradient.
+    pub units: Option<(Lines, Vec<F>)>,
+    /// The mean of each matrix's rows.
+    pub means: Vec<F>,
+}
 
 /// A stretch of one tensor.
 pub struct Task<'a, F> {

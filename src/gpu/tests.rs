@@ -3,16 +3,17 @@
 
 use std::num::NonZeroU32;
 
-use super::step_table::Places;
-use crate::gradient::GradientConfig;
+use super::step::step_table::Places;
+use crate::config::{EmaConfig, GradientConfig, OptimizerConfig, WeightsConfig};
+use crate::plan::{Plan, Variant};
 use crate::rule::Rule;
-use crate::shader::{self, Access, Kernel};
-use crate::step::{Plan, Variant};
-use crate::weights::WeightsConfig;
-use crate::{EmaConfig, OptimizerConfig, rules};
+use crate::rules;
+use crate::shader;
+use crate::shader::{Access, Kernel};
 
 mod bound;
 mod struct_rows;
+mod workgroup;
 
 const BUNDLE: Option<NonZeroU32> = NonZeroU32::new(16);
 

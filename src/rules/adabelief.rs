@@ -1,9 +1,9 @@
-use crate::float::Float;
-use crate::hyper::Scalars;
-use crate::maths::{average, correction, square};
 use crate::options::{OptionError, check};
+use crate::rule::float::Float;
+use crate::rule::hyper::Scalars;
+use crate::rule::maths::{average, correction, square};
+use crate::rule::twin::Twin;
 use crate::rule::{Decay, Rule, Slot};
-use crate::twin::Twin;
 
 crate::options! {
     /// AdaBelief: Adam whose second moment is of the gradient's distance from its average. Optax's

@@ -1,9 +1,9 @@
-use crate::float::Float;
-use crate::hyper::Scalars;
-use crate::maths::{average, square};
 use crate::options::{OptionError, check};
+use crate::rule::float::Float;
+use crate::rule::hyper::Scalars;
+use crate::rule::maths::{average, square};
+use crate::rule::twin::Twin;
 use crate::rule::{Decay, Rule, Slot};
-use crate::twin::Twin;
 
 crate::options! {
     /// Adadelta: steps in the parameters' own unit, `u = √(acc_delta + eps) / √(square_avg + eps) · g`,

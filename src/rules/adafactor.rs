@@ -1,8 +1,8 @@
-use crate::float::Float;
-use crate::hyper::Scalars;
 use crate::options::{OptionError, check};
+use crate::rule::float::Float;
+use crate::rule::hyper::Scalars;
+use crate::rule::twin::{Norms, Twin};
 use crate::rule::{Decay, Reduction, Rule, Slot};
-use crate::twin::{Norms, Twin};
 
 crate::options! {
     /// Adafactor: the gradient over the root of its mean square, which of matrices is kept by rows and

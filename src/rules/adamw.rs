@@ -1,9 +1,9 @@
 use super::adam::{AdamHyper, adam, slots};
-use crate::float::Float;
-use crate::hyper::Scalars;
 use crate::options::{OptionError, check};
+use crate::rule::float::Float;
+use crate::rule::hyper::Scalars;
+use crate::rule::twin::Twin;
 use crate::rule::{Decay, Rule, Slot};
-use crate::twin::Twin;
 
 crate::options! {
     /// AdamW: Adam's direction, with weight decay beside the step instead of inside the gradient:

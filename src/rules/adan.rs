@@ -1,9 +1,9 @@
-use crate::float::Float;
-use crate::hyper::Scalars;
-use crate::maths::{LARGEST_SEEN, average, correction, square};
 use crate::options::{OptionError, check};
+use crate::rule::float::Float;
+use crate::rule::hyper::Scalars;
+use crate::rule::maths::{LARGEST_SEEN, average, correction, square};
+use crate::rule::twin::Twin;
 use crate::rule::{Decay, Rule, Slot};
-use crate::twin::Twin;
 
 /// Above what the rule sees of gradients: marks rows that joined the tensor late and have no gradient before. A power of
 /// two, and not NaN, so that every storage holds it.

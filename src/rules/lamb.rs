@@ -1,9 +1,9 @@
-use crate::float::Float;
-use crate::hyper::Scalars;
-use crate::maths::{average, correction, square};
 use crate::options::{OptionError, check};
+use crate::rule::float::Float;
+use crate::rule::hyper::Scalars;
+use crate::rule::maths::{average, correction, square};
+use crate::rule::twin::{Norms, Twin};
 use crate::rule::{Decay, Reduction, Rule, Slot};
-use crate::twin::{Norms, Twin};
 
 crate::options! {
     /// LAMB: Adam's direction plus λ·p, times ‖p‖ / ‖that‖, tensor by tensor. A zero norm gives the

@@ -1,8 +1,8 @@
-use crate::float::Float;
-use crate::hyper::Scalars;
 use crate::options::{OptionError, check};
+use crate::rule::float::Float;
+use crate::rule::hyper::Scalars;
+use crate::rule::twin::Twin;
 use crate::rule::{Decay, Rule, Slot};
-use crate::twin::Twin;
 
 crate::options! {
     /// Resilient propagation: each element has a step size that grows while its gradient keeps its sign and

@@ -1,9 +1,9 @@
-use crate::float::Float;
-use crate::hyper::Scalars;
-use crate::maths::{average, correction, square};
 use crate::options::{OptionError, check};
+use crate::rule::float::Float;
+use crate::rule::hyper::Scalars;
+use crate::rule::maths::{average, correction, square};
+use crate::rule::twin::Twin;
 use crate::rule::{Decay, Reduction, Rule, Slot};
-use crate::twin::Twin;
 
 /// The least β₁. What f32 rounds off y is divided by it where x is wanted: below, little of x is left.
 const LEAST_BETA: f64 = 1e-3;

@@ -1,9 +1,9 @@
-use crate::float::Float;
-use crate::hyper::Scalars;
-use crate::maths::{average, correction, square};
 use crate::options::{OptionError, check};
+use crate::rule::float::Float;
+use crate::rule::hyper::Scalars;
+use crate::rule::maths::{average, correction, square};
+use crate::rule::twin::Twin;
 use crate::rule::{Decay, Rule, Slot};
-use crate::twin::Twin;
 
 crate::options! {
     /// Yogi: Adam whose second moment moves towards g² by at most (1−β₂)·g² a step. Optax's `yogi`: both

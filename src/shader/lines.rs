@@ -1,9 +1,11 @@
 //! Kernels of what goes by lines of tensors.
 
-use super::storage::{self, add_state};
-use super::{Access, Kernel, add_block_size, add_condition, add_span, add_unit_factors, conditioning, flag, kernel};
-use crate::gradient::GradientConfig;
-use crate::step::Variant;
+use super::storage::add_state;
+use super::{
+    Access, Kernel, add_block_size, add_condition, add_span, add_unit_factors, conditioning, flag, kernel, storage,
+};
+use crate::config::GradientConfig;
+use crate::plan::Variant;
 
 /// What lines of tensors are added up for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::{Access, declare};
-use crate::step::{MASTER, Variant};
+use crate::plan::{MASTER, Variant};
 use crate::storage::{Format, Noise, Rounding, StateFormat};
 
 /// Adds a text unless it is there: parameters and gradients may be stored alike, and several parts of a kernel share maths.

@@ -2,7 +2,8 @@
 
 use super::runs::{Inputs, SHAPES, Values, ordinary};
 use super::{CAP, STEPS, update_error};
-use crate::{OptimizerConfig, Result};
+use crate::config::OptimizerConfig;
+use crate::error::Result;
 
 /// Whether a comparison of `changed` would see if the device ran `base` instead: some tensor's parameters or slots are
 /// further apart than it lets pass.

@@ -1,8 +1,9 @@
 //! What a step must leave alone, and that it does not matter where a tensor lies.
 
 use super::runs::{GpuRun, Numbers, SHAPES, draw, specs};
+use crate::config::{Group, OptimizerConfig};
+use crate::error::Result;
 use crate::gpu::{Gpu, Optimizer, Slice, Tensor};
-use crate::{Group, OptimizerConfig, Result};
 
 /// Runs `steps` steps over tensors that lie between words of the caller's, at offsets that no vector starts at, and
 /// says what went wrong: a word beside the tensors that is no longer as it was, a parameter that was not written,

@@ -2,9 +2,13 @@
 
 use ndarray::{ArrayD, IxDyn};
 
+use crate::config::{LossScale, OnNonfinite, OptimizerConfig};
 use crate::cpu::{CpuOptimizer, CpuTensor};
+use crate::error::Result;
 use crate::gpu::{Arena, Gpu, Optimizer};
-use crate::{Element, LossScale, OnNonfinite, OptimizerConfig, OptimizerState, Result, TensorSpec};
+use crate::rule::kernel::Element;
+use crate::state::OptimizerState;
+use crate::tensor::TensorSpec;
 
 /// Shapes of the tensors: ends within a `vec4`, within a block, past a block; matrices and stacks of
 /// them.

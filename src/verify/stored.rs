@@ -3,12 +3,15 @@
 
 use super::runs::{GpuRun, Inputs, Values, arrays, collect, wide};
 use super::{Finding, SAME_NOISE};
+use crate::config::OptimizerConfig;
 use crate::cpu::{CpuOptimizer, CpuTensor};
+use crate::error::Result;
 use crate::gpu::Gpu;
+use crate::plan::Plan;
+use crate::rule::kernel::Element;
 use crate::state::OptimizerState;
-use crate::step::Plan;
 use crate::storage::{Format, Q8_BLOCK, StateFormat, code_table};
-use crate::{Element, OptimizerConfig, Result, TensorSpec};
+use crate::tensor::TensorSpec;
 
 /// How far a stored number may be off, in steps from one number of its format to the next: what lies just
 /// beside a tie may go either way.

@@ -1,7 +1,7 @@
 //! What the engine does around a rule, away from its defaults.
 
 use super::Variation;
-use crate::{DynamicScale, EmaConfig, LossScale, OnNonfinite, OptimizerConfig};
+use crate::config::{DynamicScale, EmaConfig, LossScale, OnNonfinite, OptimizerConfig};
 
 /// What the engine does around a rule, each by itself, where that configuration allows it.
 pub fn around(variation: &Variation) -> Vec<Variation> {
@@ -79,10 +79,10 @@ fn changed(variation: &Variation, changes: &[Change]) -> Option<Variation> {
 mod tests {
     use super::super::differ;
     use super::*;
-    use crate::gradient::GradientConfig;
+    use crate::config::GradientConfig;
+    use crate::config::WeightsConfig;
     use crate::options::Options;
     use crate::rules::{self, AdamW, Lamb};
-    use crate::weights::WeightsConfig;
 
     #[test]
     fn the_engine_adds_what_the_rule_allows() {
@@ -102,7 +102,7 @@ mod tests {
             options.options().iter().map(|(key, _)| format!("{prefix}{key}")).collect()
         };
         let names = [
-            keys("", &crate::CommonOptions::default()),
+            keys("", &crate::config::CommonOptions::default()),
             keys("gradient.", &GradientConfig::default()),
             keys("weights.", &WeightsConfig::default()),
         ];

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use super::STEPS;
 use super::effect::tells;
 use super::runs::{Inputs, Values, ordinary};
-use crate::OptimizerConfig;
+use crate::config::OptimizerConfig;
 use crate::options::OptionValue;
 use crate::rule::Rule;
 

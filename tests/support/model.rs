@@ -1,6 +1,6 @@
 //! An optimizer over tensors that lie as a test wants them, between guard words.
 
-use wgpu_optim::step::Plan;
+use wgpu_optim::plan::Plan;
 use wgpu_optim::wgpu::{self, BufferUsages};
 use wgpu_optim::{Arena, Format, Gpu, Optimizer, OptimizerConfig, Slice, Tensor, TensorSpec};
 

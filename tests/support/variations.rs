@@ -1,6 +1,6 @@
 //! What tests run over: rules with their options away from their defaults, the code that they lead to, storages.
 
-use wgpu_optim::step::{Plan, Variant};
+use wgpu_optim::plan::{Plan, Variant};
 use wgpu_optim::verify::{self, Variation};
 use wgpu_optim::{Format, Master, OptimizerConfig, Rounding, Rule, StateFormat, StorageConfig};
 

@@ -1,7 +1,7 @@
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
-use wgpu_optim::step::Plan;
+use wgpu_optim::plan::Plan;
 use wgpu_optim::{Checkpoint, LossScale, OptimizerConfig, OptimizerState, Report, TensorSpec};
 
 use crate::backend::{self, Backend};

@@ -1,6 +1,6 @@
 use clap::ValueEnum;
 use serde_json::{Value, json};
-use wgpu_optim::step::{FACTORS, Plan};
+use wgpu_optim::plan::{FACTORS, Plan};
 use wgpu_optim::{Decay, OnNonfinite, OptimizerConfig, Reduction, Rule, TensorSpec};
 
 use crate::error::Result;

@@ -1,10 +1,10 @@
 use std::path::PathBuf;
 
 use serde_json::json;
+use wgpu_optim::plan::Plan;
 use wgpu_optim::rates::Rates;
 use wgpu_optim::rules::Sgd;
 use wgpu_optim::schedule::Kind;
-use wgpu_optim::step::Plan;
 use wgpu_optim::{OptimizerConfig, Schedule};
 
 use crate::error::{Error, Result};

@@ -2,7 +2,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use serde_json::{Value, json};
-use wgpu_optim::step::Plan;
+use wgpu_optim::plan::Plan;
 use wgpu_optim::{Format, Gpu, OptimizerConfig, OptionField, StateFormat};
 
 use crate::backend::{self, Backend};
@@ -10,7 +10,8 @@ use crate::digits::Digits;
 use crate::error::{Error, Result};
 use crate::health;
 use crate::interrupt::{self, Hold};
-use crate::network::trainer::{CpuTrainer, Epoch, GpuTrainer, Steps, Trainer};
+use crate::network::Epoch;
+use crate::network::trainer::{CpuTrainer, GpuTrainer, Steps, Trainer};
 use crate::network::{self, Score};
 use crate::output::{self, Outputs};
 use crate::progress::{Progress, Verbosity};

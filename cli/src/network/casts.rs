@@ -1,6 +1,6 @@
 //! Parameters and gradients as the network computes with them: f32, cast where they are stored otherwise.
 
-use wgpu_optim::step::Plan;
+use wgpu_optim::plan::Plan;
 use wgpu_optim::wgpu::{self, BindGroup, BufferBinding, ComputePass};
 use wgpu_optim::{Arena, Format, Gpu, Slice, TensorSpec, wgsl_conversions};
 

@@ -1,7 +1,7 @@
 //! The network on the GPU: images, mini-batches and what lies between the layers stay there.
 //! Parameters and gradients are the arena's; the kernels bind its slices, or f32 copies of those in 16 bits.
 
-use wgpu_optim::step::Plan;
+use wgpu_optim::plan::Plan;
 use wgpu_optim::wgpu::util::{BufferInitDescriptor, DeviceExt};
 use wgpu_optim::wgpu::{self, BindGroup, Buffer, BufferBinding, BufferUsages, CommandEncoder, Device};
 use wgpu_optim::{Arena, Gpu};

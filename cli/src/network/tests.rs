@@ -1,6 +1,6 @@
 use ndarray::{Array2, ArrayView2, Axis};
+use wgpu_optim::plan::Plan;
 use wgpu_optim::rules::AdamW;
-use wgpu_optim::step::Plan;
 use wgpu_optim::{Arena, Element, EmaConfig, Gpu, OptimizerConfig};
 
 use super::cpu::{Linear, gradients, judge, network};

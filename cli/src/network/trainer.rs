@@ -2,26 +2,19 @@
 
 use ndarray::{Array2, ArrayView2, Axis};
 use wgpu_optim::cpu::{CpuOptimizer, CpuTensor};
+use wgpu_optim::plan::Plan;
 use wgpu_optim::schedule::Kind;
-use wgpu_optim::step::Plan;
 use wgpu_optim::wgpu::CommandEncoder;
 use wgpu_optim::{Arena, Checkpoint, Gpu, HealthConfig, Optimizer, OptimizerConfig, TensorParams};
 
 use super::cpu::{self, Linear};
 use super::gpu::GpuNetwork;
 use super::telemetry::Telemetry;
-use super::{Outcome, Score, batches, specs};
+use super::{Epoch, Outcome, Score, batches, specs};
 use crate::digits::{Digits, PIXELS};
 use crate::error::{Error, Result};
 use crate::readback::Readback;
 use crate::saving::Saving;
-
-/// An epoch's scores: on the training images while it trained, on those held back after it.
-#[derive(Debug, Clone, Copy)]
-pub struct Epoch {
-    pub training: Score,
-    pub held_back: Score,
-}
 
 /// What became of the steps.
 #[derive(Debug, Clone, Copy, Default)]

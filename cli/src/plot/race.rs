@@ -62,7 +62,7 @@ pub fn function(function: Function, rules: &[&str], paths: &[&Path]) -> Result<[
 
 /// How the training loss fell, and what the networks recognise of the images held back.
 pub fn digits(rules: &[&str], laps: &[&Lap]) -> [Chart; 2] {
-    let curves = |named: bool, of: fn(&crate::network::trainer::Epoch) -> f64| {
+    let curves = |named: bool, of: fn(&crate::network::Epoch) -> f64| {
         let lap = |(n, (rule, lap)): (usize, (&&str, &&Lap))| {
             let points = (1..).map(f64::from).zip(lap.history.iter().map(of)).filter(|p| p.1.is_finite());
             let name = if named { format!("{rule}, lr {}", short(lap.lr)) } else { String::new() };

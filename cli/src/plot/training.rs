@@ -3,8 +3,8 @@
 use wgpu_optim::{Health, Report, TensorHealth, Verdict};
 
 use super::{Axis, BLUE, Chart, Corner, Curve, Legend, ORANGE, PALETTE, learning_rate, plain, short, whole};
+use crate::network::Epoch;
 use crate::network::telemetry::Telemetry;
-use crate::network::trainer::Epoch;
 
 /// Loss and accuracy over the epochs.
 pub fn scores(history: &[Epoch]) -> Vec<Chart> {

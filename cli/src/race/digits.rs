@@ -4,8 +4,8 @@ use wgpu_optim::{Gpu, OptimizerConfig, Rule};
 
 use crate::digits::Digits;
 use crate::error::{Error, Result};
-use crate::network::trainer::{Epoch, GpuTrainer, Trainer};
-use crate::network::{self, Score};
+use crate::network::trainer::{GpuTrainer, Trainer};
+use crate::network::{self, Epoch, Score};
 
 /// Images in a mini-batch, as `train` has them.
 const BATCH: usize = 32;

@@ -6,7 +6,7 @@ use std::time::Instant;
 use ndarray::{Array1, ArrayD};
 use rayon::prelude::*;
 use wgpu_optim::cpu::{CpuOptimizer, CpuTensor};
-use wgpu_optim::step::Plan;
+use wgpu_optim::plan::Plan;
 use wgpu_optim::{Format, StateFormat};
 
 use super::{Case, Subject, specs, steps_at_once, values};

@@ -4,8 +4,8 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use wgpu_optim::plan::Plan;
 use wgpu_optim::rules::AdamW;
-use wgpu_optim::step::Plan;
 use wgpu_optim::{Checkpoint, OptimizerConfig, TensorSpec};
 
 use crate::fixtures::{Folder, json, named, program, serialize, without_config};

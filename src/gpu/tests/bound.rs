@@ -3,9 +3,10 @@
 use naga::{AddressSpace, StorageAccess, TypeInner};
 
 use super::*;
-use crate::gpu::pipelines::{Bindings, Kind};
-use crate::gpu::{bindings, by_line, keep, row_moves, row_starts, sums, tables};
-use crate::layout::BUNDLE_ARRAYS;
+use crate::gpu::change::{row_moves, row_starts};
+use crate::gpu::device::pipelines::{Bindings, Kind};
+use crate::gpu::step::{bindings, by_line, keep, sums, tables};
+use crate::plan::layout::BUNDLE_ARRAYS;
 use crate::shader::ByLine;
 use crate::storage::StateFormat;
 

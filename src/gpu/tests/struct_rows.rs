@@ -3,11 +3,12 @@
 use naga::{ScalarKind, TypeInner};
 
 use super::*;
-use crate::MAX_SCALARS;
-use crate::gpu::phases::Phase;
-use crate::gpu::{lines, rows};
-use crate::gradient::{NORM_EPS, UNIT_EPS};
-use crate::layout::BLOCK;
+use crate::config::gradient::{NORM_EPS, UNIT_EPS};
+use crate::gpu::abi;
+use crate::gpu::step::lines;
+use crate::gpu::step::phases::Phase;
+use crate::plan::layout::BLOCK;
+use crate::rule::hyper::MAX_SCALARS;
 use crate::shader::{ByLine, WORKGROUP};
 
 /// A member of a struct: name, byte offset, size, what its numbers are.
@@ -32,10 +33,10 @@ impl Numbers for i32 {
 impl Numbers for f32 {
     const KIND: ScalarKind = ScalarKind::Float;
 }
-impl Numbers for rows::Stretch {
+impl Numbers for abi::Stretch {
     const KIND: ScalarKind = ScalarKind::Uint;
 }
-impl Numbers for rows::RowSlot {
+impl Numbers for abi::RowSlot {
     const KIND: ScalarKind = ScalarKind::Uint;
 }
 impl<T: Numbers, const N: usize> Numbers for [T; N] {
@@ -49,15 +50,15 @@ fn kind_of<T: Numbers>(_: &T) -> ScalarKind {
 /// The members of a row. Does not compile when one is missing.
 macro_rules! members {
     ($row:ident { $($field:ident),* $(,)? }) => {{
-        let row: rows::$row = bytemuck::Zeroable::zeroed();
-        let rows::$row { $($field),* } = &row;
+        let row: abi::$row = bytemuck::Zeroable::zeroed();
+        let abi::$row { $($field),* } = &row;
         let members = vec![$(Member {
             name: stringify!($field).to_owned(),
-            offset: std::mem::offset_of!(rows::$row, $field),
+            offset: std::mem::offset_of!(abi::$row, $field),
             size: size_of_val($field),
             kind: kind_of($field),
         }),*];
-        (members, size_of::<rows::$row>())
+        (members, size_of::<abi::$row>())
     }};
 }
 
@@ -261,13 +262,13 @@ fn rows_equal_the_structs_of_every_kernel() {
 fn numbers_on_both_sides_are_equal() {
     let prepare = prepare();
     assert_eq!(constant(&prepare, "MAX_SCALARS"), MAX_SCALARS as f64);
-    assert_eq!(rows::ROW_WORDS, MAX_SCALARS);
+    assert_eq!(abi::ROW_WORDS, MAX_SCALARS);
     assert_eq!(constant(&prepare, "NORM_EPS"), f64::from(NORM_EPS as f32));
     // `prepare.wgsl` reads a lane's source and a group's rates by words, four and eight.
-    assert_eq!(size_of::<rows::LaneSource>(), 16);
-    assert_eq!(size_of::<rows::RatesRow>(), 32);
+    assert_eq!(size_of::<abi::LaneSource>(), 16);
+    assert_eq!(size_of::<abi::RatesRow>(), 32);
     // The headers of values by line are read by words, eight a tensor.
-    assert_eq!(size_of::<rows::LineHeader>(), 32);
+    assert_eq!(size_of::<abi::LineHeader>(), 32);
     let fold = module(&shader::fold_lines());
     assert_eq!(constant(&fold, "NORM_EPS"), f64::from(NORM_EPS as f32));
     assert_eq!(constant(&fold, "UNIT_EPS"), f64::from(UNIT_EPS as f32));
@@ -278,13 +279,13 @@ fn numbers_on_both_sides_are_equal() {
     assert_eq!(f64::from(WORKGROUP) % constant(&prepare, "FAN"), 0.0);
     // Kernels that know nothing else of it find the phase in the control block, and phases by their numbers.
     let turn = module(&shader::turn());
-    assert_eq!(constant(&turn, "PHASE"), (std::mem::offset_of!(rows::Control, phase) / 4) as f64);
+    assert_eq!(constant(&turn, "PHASE"), (std::mem::offset_of!(abi::Control, phase) / 4) as f64);
     let find = module(&shader::scan(&variant(&rules::AdamW::default()), &plain(), Access::default()));
     for (name, place) in [
-        ("MICRO", std::mem::offset_of!(rows::Control, micro)),
-        ("UNSCALE_WORD", std::mem::offset_of!(rows::Control, unscale)),
-        ("FOUND", std::mem::offset_of!(rows::Control, found)),
-        ("FOUND_MORE", std::mem::offset_of!(rows::Control, found_more)),
+        ("MICRO", std::mem::offset_of!(abi::Control, micro)),
+        ("UNSCALE_WORD", std::mem::offset_of!(abi::Control, unscale)),
+        ("FOUND", std::mem::offset_of!(abi::Control, found)),
+        ("FOUND_MORE", std::mem::offset_of!(abi::Control, found_more)),
     ] {
         assert_eq!(constant(&find, name), (place / 4) as f64, "{name}");
     }

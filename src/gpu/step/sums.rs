@@ -1,0 +1,183 @@
+//! Sums by tensor of what blocks have found, in stages: groups of blocks where there are many, then tensors.
+
+use bytemuck::cast_slice;
+use wgpu::{BindGroup, BindingResource, Buffer, BufferUsages};
+
+use crate::error::Result;
+use crate::gpu::abi::Partial;
+use crate::gpu::device::context::Gpu;
+use crate::gpu::device::pipelines::{Bindings, Kind};
+use crate::plan::layout::Layout;
+use crate::shader::WORKGROUP;
+
+/// Parts, lanes and tensors that the few threads of a CPU adapter's workgroups go through one after the other at most.
+/// Software Vulkan ends an invocation's loops after 65,535 rounds in all; beyond a few thousand, more threads are no
+/// slower.
+const FEW: usize = 1 << 14;
+
+/// Sets of parts that a sum goes through at most: a look at the steps' health has two whatever the rule.
+const SETS: u64 = 2;
+
+/// The parts that sums by tensor are made of, and what makes them of the blocks' parts.
+#[derive(Debug)]
+pub struct Stages {
+    groups: Option<Groups>,
+    sums: usize,
+}
+
+#[derive(Debug)]
+struct Groups {
+    table: Buffer,
+    /// Their parts; each sum is done with them before the next begins.
+    parts: Buffer,
+}
+
+/// What a sum binds: of groups, where there are some, and of tensors.
+#[derive(Debug)]
+pub struct Sum {
+    pub groups: Option<BindGroup>,
+    pub tensors: BindGroup,
+}
+
+pub fn bindings() -> Bindings {
+    vec![(0, Kind::Uniform), (1, Kind::Read), (2, Kind::Read), (3, Kind::Write)]
+}
+
+/// Threads of a workgroup that goes through that many rows in all.
+pub fn workgroup(gpu: &Gpu, rows: usize) -> u32 {
+    if rows > FEW { WORKGROUP } else { gpu.workgroup_size() }
+}
+
+/// Bytes of the groups' table and of their parts.
+pub fn bytes(layout: &Layout) -> u64 {
+    size_of_val(layout.groups.as_slice()) as u64 + part_bytes(layout)
+}
+
+fn part_bytes(layout: &Layout) -> u64 {
+    SETS * (layout.groups.len() * size_of::<Partial>()) as u64
+}
+
+impl Stages {
+    pub fn new(gpu: &Gpu, layout: &Layout) -> Result<Self> {
+        let groups = if layout.groups.is_empty() {
+            None
+        } else {
+            let table = gpu.buffer_of("groups of blocks", cast_slice(&layout.groups), BufferUsages::STORAGE)?;
+            let parts = gpu.buffer("parts of groups", part_bytes(layout), BufferUsages::STORAGE)?;
+            Some(Groups { table, parts })
+        };
+        Ok(Self { groups, sums: layout.parts() })
+    }
+
+    /// The parts that the blocks' become: those of groups, or the blocks' own.
+    pub fn parts<'a>(&'a self, blocks: &'a Buffer) -> &'a Buffer {
+        self.groups.as_ref().map_or(blocks, |groups| &groups.parts)
+    }
+
+    /// How many there are in a set.
+    pub fn count(&self) -> u32 {
+        self.sums as u32
+    }
+
+    /// Binds a sum of blocks' parts.
+    pub fn bind(
+        &self,
+        gpu: &Gpu,
+        [settings, tensors]: [&Buffer; 2],
+        blocks: BindingResource<'_>,
+        sums: BindingResource<'_>,
+    ) -> Result<Sum> {
+        let bind = |label, rows: &Buffer, from: BindingResource<'_>, to: BindingResource<'_>| {
+            let entries = [(0, settings.as_entire_binding()), (1, rows.as_entire_binding()), (2, from), (3, to)];
+            gpu.bind_group(label, &gpu.layout(&bindings())?, &entries)
+        };
+        let Some(groups) = &self.groups else {
+            return Ok(Sum { groups: None, tensors: bind("sums", tensors, blocks, sums)? });
+        };
+        let own = || groups.parts.as_entire_binding();
+        Ok(Sum {
+            groups: Some(bind("sums of groups", &groups.table, blocks, own())?),
+            tensors: bind("sums", tensors, own(), sums)?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytemuck::{Zeroable, bytes_of};
+
+    use super::*;
+    use crate::gpu::abi::{Control, Settings, TensorRow};
+    use crate::gpu::device::pipelines::Author;
+    use crate::gpu::readback::download::Source;
+    use crate::rules::Sgd;
+    use crate::shader::{self, Kernel};
+    use crate::{Arena, Optimizer, OptimizerConfig, TensorSpec};
+
+    fn with(count: u32, zeros: u32) -> Partial {
+        Partial { count, zeros, ..Partial::zeroed() }
+    }
+
+    /// What a kernel that sums parts up makes of those of one tensor or group.
+    fn sum(gpu: &Gpu, kernel: Kernel, parts: &[Partial]) -> Partial {
+        let count = parts.len() as u32;
+        let settings = Settings { blocks: count, parts: count, tensors: 1, ..Settings::zeroed() };
+        let row = TensorRow { partials: count, ..TensorRow::zeroed() };
+        let storage = BufferUsages::STORAGE;
+        let rows = match kernel.entry {
+            "sum_groups" => gpu.buffer_of("rows", cast_slice(&[[0, count]]), storage),
+            _ => gpu.buffer_of("rows", bytes_of(&row), storage),
+        };
+        let settings = gpu.buffer_of("settings", bytes_of(&settings), BufferUsages::UNIFORM).unwrap();
+        let parts = gpu.buffer_of("parts", cast_slice(parts), storage).unwrap();
+        let sums = gpu.buffer("sums", size_of::<Partial>() as u64, storage | BufferUsages::COPY_SRC).unwrap();
+        let group = gpu.bind_all("sum", &bindings(), &[&settings, &rows.unwrap(), &parts, &sums]).unwrap();
+        let pipeline = gpu.pipeline(kernel, Author::Ours, &[bindings()]).unwrap();
+        let mut encoder = gpu.device().create_command_encoder(&Default::default());
+        {
+            let mut pass = encoder.begin_compute_pass(&Default::default());
+            pass.set_pipeline(&pipeline);
+            pass.set_bind_group(0, &group, &[]);
+            pass.dispatch_workgroups(1, 1, 1);
+        }
+        gpu.queue().submit([encoder.finish()]);
+        let bytes = gpu.download(&[Source::whole(&sums)]).unwrap().wait().unwrap().concat();
+        bytemuck::pod_read_unaligned(&bytes)
+    }
+
+    #[test]
+    fn elements_that_are_found_stay_at_the_largest_count() {
+        let gpu = Gpu::headless().unwrap_or_else(|e| panic!("this test needs a GPU adapter: {e}"));
+        let spec = TensorSpec::new("w", [5000]);
+        let arena = Arena::new(&gpu, vec![spec]).unwrap();
+        arena.write_gradient("w", &[f32::INFINITY; 5000]).unwrap();
+        let config = OptimizerConfig::new(Sgd::default());
+        let mut optimizer = Optimizer::new(&gpu, &config, arena.tensors().to_vec()).unwrap();
+        let found_at = std::mem::offset_of!(Control, found) as u64;
+        for (before, found) in [(0, 5000), (u32::MAX - 4999, u32::MAX), (u32::MAX, u32::MAX), (0, 5000)] {
+            // As if other spans had been read already.
+            gpu.put(&optimizer.tables.control, found_at, bytes_of(&before)).unwrap();
+            let mut encoder = gpu.device().create_command_encoder(&Default::default());
+            optimizer.step(&mut encoder).unwrap();
+            gpu.queue().submit([encoder.finish()]);
+            let report = optimizer.wait_for_report().unwrap().unwrap();
+            assert_eq!((report.nonfinite, report.skipped), (found.into(), true), "{before}");
+        }
+    }
+
+    #[test]
+    fn counts_that_pass_32_bits_stay_at_the_largest() {
+        let gpu = Gpu::headless().unwrap_or_else(|e| panic!("this test needs a GPU adapter: {e}"));
+        const HALF: u32 = 1 << 31;
+        // Twice 2^32 in all, and 2^32 - 1.
+        let parts = [with(HALF, 1), with(HALF, HALF), with(HALF, HALF - 2), with(HALF, 0)];
+        for kernel in [shader::sum_groups(), shader::sum_tensors()] {
+            for threads in [8, 256] {
+                let found = sum(&gpu, kernel.clone().with_workgroup(threads), &parts);
+                assert_eq!((found.count, found.zeros), (u32::MAX, u32::MAX), "{} {threads}", kernel.entry);
+                let found = sum(&gpu, kernel.clone().with_workgroup(threads), &parts[..1]);
+                assert_eq!((found.count, found.zeros), (HALF, 1), "{} {threads}", kernel.entry);
+            }
+        }
+    }
+}
