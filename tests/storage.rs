@@ -2,16 +2,16 @@
 
 mod support;
 
+use support::grid::{Grid, compare};
 use support::model::{Model, PLACES, Place};
 use support::oracle::Run;
 use support::variations::storages;
 use support::{Numbers, gpu, submit, wide};
 use wgpu_optim::plan::Plan;
 use wgpu_optim::rules::{AdamW, Lamb, Sgd};
-use wgpu_optim::storage::code_table;
 use wgpu_optim::{
     EmaConfig, Format, Group, LossScale, Master, OnNonfinite, OptimizerConfig, Rounding, StateFormat, StorageConfig,
-    TensorSpec, TensorState, WeightsConfig, rules,
+    TensorSpec, WeightsConfig, rules,
 };
 
 const STEPS: u64 = 3;
@@ -33,66 +33,6 @@ fn params(specs: &[TensorSpec]) -> Vec<Vec<f32>> {
 
 fn gradients(specs: &[TensorSpec], step: u64) -> Vec<Vec<f32>> {
     draw(specs, 100 + step, 1.0)
-}
-
-/// How values are stored, and so how far apart neighbours are.
-#[derive(Debug, Clone)]
-enum Grid {
-    Float(Format),
-    Codes { signed: bool, scales: Vec<f32> },
-}
-
-impl Grid {
-    fn of_slot(tensor: &TensorState<f64>, slot: &str) -> Self {
-        let Some(storage) = tensor.storage.iter().find(|s| s.slot == slot) else { return Self::Float(Format::F32) };
-        match storage.format {
-            StateFormat::F32 => Self::Float(Format::F32),
-            StateFormat::Bf16 => Self::Float(Format::Bf16),
-            StateFormat::Q8 => Self::Codes { signed: storage.signed, scales: storage.scales.clone() },
-        }
-    }
-
-    /// From a number to the next, at that value.
-    fn step(&self, element: usize, value: f64) -> f64 {
-        match self {
-            Self::Float(format) => {
-                let bits = format.bits(value.abs() as f32);
-                f64::from(format.value(bits + 1)) - f64::from(format.value(bits))
-            }
-            Self::Codes { signed, scales } => {
-                let (table, scale) = (code_table(*signed), f64::from(scales[element / 256]));
-                let above = table.values.partition_point(|x| f64::from(*x) * scale < value);
-                let gap = |code: usize| match (table.values.get(code), table.values.get(code + 1)) {
-                    (Some(low), Some(high)) => f64::from(high - low) * scale,
-                    _ => 0.0,
-                };
-                gap(above).max(gap(above.saturating_sub(1)))
-            }
-        }
-    }
-}
-
-/// After one step from the same numbers: each value by at most one step of its storage off, beside what f32
-/// arithmetic explains, and all but a few by nothing else. What lies just beside a tie, or just beside the
-/// number that chance compares it with, may go either way.
-fn compare(what: &str, grid: &Grid, found: &[f32], exact: &[f64], misses: &mut Vec<String>) {
-    let largest = exact.iter().fold(0.0f64, |a, x| a.max(x.abs()));
-    let mut apart = 0;
-    for (i, (found, exact)) in found.iter().zip(exact).enumerate() {
-        let off = (f64::from(*found) - exact).abs();
-        let arithmetic = 1e-5 * exact.abs() + 1e-6 * largest;
-        let allowed = grid.step(i, *exact) * 1.01 + arithmetic;
-        // NaN is a miss.
-        let within = off <= allowed;
-        if !within {
-            misses.push(format!("{what}[{i}]: {found:e}, expected {exact:e}, allowed {allowed:e}"));
-            return;
-        }
-        apart += usize::from(off > arithmetic);
-    }
-    if apart * 50 > found.len() + 49 {
-        misses.push(format!("{what}: {apart} of {} values are apart", found.len()));
-    }
 }
 
 /// Each step on the GPU against one of the oracle that starts from the same stored numbers.

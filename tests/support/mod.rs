@@ -1,7 +1,9 @@
 //! What the tests share.
 #![allow(dead_code, reason = "each test file uses its part")]
 
+pub mod digest;
 pub mod errors;
+pub mod grid;
 pub mod model;
 pub mod oracle;
 pub mod small;

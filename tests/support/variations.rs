@@ -21,6 +21,24 @@ pub fn storages() -> Vec<StorageConfig> {
     ]
 }
 
+/// The storages that `verify` knows, by its names.
+pub fn named_storages() -> [(&'static str, StorageConfig); 5] {
+    let of = |format, state, rounding| StorageConfig {
+        params: format,
+        gradients: format,
+        state,
+        rounding,
+        ..StorageConfig::default()
+    };
+    [
+        ("f32", StorageConfig::default()),
+        ("bf16", of(Format::Bf16, StateFormat::Bf16, Rounding::Stochastic)),
+        ("bf16-master", of(Format::Bf16, StateFormat::Bf16, Rounding::Nearest)),
+        ("f16-master", of(Format::F16, StateFormat::Bf16, Rounding::Nearest)),
+        ("q8", of(Format::Bf16, StateFormat::Q8, Rounding::Stochastic)),
+    ]
+}
+
 /// The rule's options away from their defaults; labels begin with its name.
 pub fn variations(rule: &dyn Rule) -> Vec<Variation> {
     let named = |v: Variation| Variation { label: format!("{} {}", rule.name(), v.label), ..v };
