@@ -4,20 +4,19 @@
 //! `cargo run --release --example custom_rule`
 
 use wgpu_optim::maths::average;
-use wgpu_optim::options::check;
+use wgpu_optim::options::range::{NON_NEGATIVE, RATE};
 use wgpu_optim::schedule::Cosine;
 use wgpu_optim::{
-    Arena, Decay, Float, Gpu, Group, Optimizer, OptimizerConfig, OptionError, Rule, Scalars, Slot, TensorSpec, Twin,
-    verify, wgpu,
+    Arena, Decay, Float, Gpu, Group, Optimizer, OptimizerConfig, Rule, Scalars, Slot, TensorSpec, Twin, verify, wgpu,
 };
 
 wgpu_optim::options! {
     /// The options, with their defaults.
     pub struct Signum {
         /// Learning rate.
-        pub lr: f64 = 1e-3,
+        pub lr: f64 = 1e-3, in NON_NEGATIVE,
         /// The share of the old average that stays.
-        pub beta: f64 = 0.9,
+        pub beta: f64 = 0.9, in RATE,
     }
 }
 
@@ -61,10 +60,6 @@ impl Rule for Signum {
     }
     fn scalars(&self, _step: u64) -> Scalars {
         SignumHyper { beta_complement: 1.0 - self.beta }.row()
-    }
-    fn check(&self) -> Result<(), OptionError> {
-        check::non_negative("lr", self.lr)?;
-        check::rate("beta", self.beta)
     }
     fn boxed(&self) -> Box<dyn Rule> {
         Box::new(self.clone())

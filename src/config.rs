@@ -276,6 +276,7 @@ fn set_option(
 }
 
 fn check_rule(rule: &dyn Rule, common: &CommonOptions) -> Result<(), OptionError> {
+    rule.check_ranges()?;
     rule.check()?;
     if common.cautious && rule.reduction() != Reduction::None {
         let problem = format!("rule {:?} makes its own step and takes no mask", rule.name());

@@ -1,9 +1,11 @@
 //! Options by name: what lets a configuration file, a parameter group and a listing speak of any
 //! struct's fields with one set of error messages.
 
-pub mod check;
+pub mod range;
 
 use std::collections::BTreeMap;
+
+use range::Declaration;
 
 /// The value of an option, as configuration files write it.
 #[derive(Debug, Clone, PartialEq)]
@@ -173,12 +175,23 @@ pub trait Options {
     /// # Errors
     /// The key is unknown (the error lists those that exist) or the value has the wrong type.
     fn set_option(&mut self, key: &str, value: &OptionValue) -> Result<(), OptionError>;
+
+    /// Every option as it is declared: its default, and what it takes.
+    fn declarations(&self) -> Vec<Declaration>;
+
+    /// Whether every option lies in its range.
+    ///
+    /// # Errors
+    /// The first that does not, and what is allowed.
+    fn check_ranges(&self) -> Result<(), OptionError>;
 }
 
 /// A type that an option's field may have.
 pub trait OptionField: Sized {
     /// What a value must look like, for messages: "a number".
     const EXPECTED: &'static str;
+    /// Whether its numbers are whole.
+    const WHOLE: bool = false;
     /// The field's value from a configuration's, if it has the right type.
     fn from_value(value: &OptionValue) -> Option<Self>;
     /// The configuration's value for the field, `None` where it is off.
@@ -197,6 +210,7 @@ impl OptionField for f64 {
 
 impl OptionField for u64 {
     const EXPECTED: &'static str = "a whole number, at least 0";
+    const WHOLE: bool = true;
     fn from_value(value: &OptionValue) -> Option<Self> {
         match value {
             OptionValue::Number(v) if v.fract() == 0.0 && (0.0..TWO_TO_64).contains(v) => Some(*v as u64),
@@ -241,6 +255,7 @@ impl<const N: usize> OptionField for [f64; N] {
 
 impl OptionField for Vec<u64> {
     const EXPECTED: &'static str = "a list of whole numbers";
+    const WHOLE: bool = true;
     fn from_value(value: &OptionValue) -> Option<Self> {
         match value {
             OptionValue::Numbers(v) => v.iter().map(|x| u64::from_value(&OptionValue::Number(*x))).collect(),
@@ -255,6 +270,7 @@ impl OptionField for Vec<u64> {
 
 impl<T: OptionField> OptionField for Option<T> {
     const EXPECTED: &'static str = T::EXPECTED;
+    const WHOLE: bool = T::WHOLE;
     fn from_value(value: &OptionValue) -> Option<Self> {
         T::from_value(value).map(Some)
     }
@@ -263,23 +279,35 @@ impl<T: OptionField> OptionField for Option<T> {
     }
 }
 
-/// Declares a struct of options: its fields, their types and their defaults, once. It gets `Default`
-/// and [`Options`] from the one declaration.
+/// Declares a struct of options: its fields, their types, their defaults and, after `in`, the
+/// [`range`] of their numbers, once. It gets `Default` and [`Options`] from the one declaration.
 ///
 /// ```
+/// use wgpu_optim::Options as _;
+/// use wgpu_optim::options::range::{NON_NEGATIVE, RATE};
+///
 /// wgpu_optim::options! {
 ///     /// A rule of my own.
 ///     pub struct Mine {
 ///         /// Learning rate.
-///         pub lr: f64 = 1e-3,
+///         pub lr: f64 = 1e-3, in NON_NEGATIVE,
+///         /// Shares of what is old.
+///         pub betas: [f64; 2] = [0.9, 0.999], in RATE,
+///         /// Any number at all.
+///         pub free: f64 = 0.0,
 ///     }
 /// }
 /// assert_eq!(Mine::default().lr, 1e-3);
+/// let error = Mine { lr: -1.0, ..Mine::default() }.check_ranges().unwrap_err();
+/// assert_eq!(error.to_string(), "lr: must be a finite number, at least 0, got -1.0");
 /// ```
+///
+/// A list may have a range for each of its numbers, as in `in [FRACTION, FINITE]`. What has no range takes every value of
+/// its type. An option that is off is in range.
 #[macro_export]
 macro_rules! options {
     ($(#[$meta:meta])* pub struct $name:ident {
-        $($(#[$field_meta:meta])* pub $field:ident: $ty:ty = $default:expr,)*
+        $($(#[$field_meta:meta])* pub $field:ident: $ty:ty = $default:expr, $(in $range:expr,)?)*
     }) => {
         $(#[$meta])*
         #[derive(Debug, Clone, PartialEq)]
@@ -320,6 +348,21 @@ macro_rules! options {
                         $crate::options::unknown_key(&[$(stringify!($field)),*]),
                     )),
                 }
+            }
+
+            fn declarations(&self) -> Vec<$crate::options::range::Declaration> {
+                let defaults = Self::default();
+                // Without options it is not read.
+                let _ = &defaults;
+                vec![$({
+                    let allowed: &[$crate::options::range::Allowed] = &[$($range.into())?];
+                    $crate::options::range::Declaration::new(stringify!($field), &defaults.$field, allowed.first())
+                },)*]
+            }
+
+            fn check_ranges(&self) -> Result<(), $crate::OptionError> {
+                $($($crate::options::range::Allowed::from($range).check(stringify!($field), &self.$field)?;)?)*
+                Ok(())
             }
         }
     };

@@ -206,11 +206,14 @@ pub trait Rule: Options + CpuKernel + std::fmt::Debug + Send + Sync {
     /// is not precise enough for a bias correction.
     fn scalars(&self, step: u64) -> Scalars;
 
-    /// Whether every option can be used.
+    /// Whether the options go together. Their ranges stand in [`options!`](crate::options!) and are looked at before; a
+    /// rule has a check of its own only for what ties two options to each other.
     ///
     /// # Errors
-    /// The first option that cannot, and what is allowed.
-    fn check(&self) -> Result<(), OptionError>;
+    /// The first option that cannot be used, and what is allowed.
+    fn check(&self) -> Result<(), OptionError> {
+        self.check_ranges()
+    }
 
     /// A copy behind a new box.
     fn boxed(&self) -> Box<dyn Rule>;

@@ -16,7 +16,7 @@ use std::collections::{HashMap, HashSet};
 use crate::config::loss_scale::{self, SavedScale};
 use crate::config::schedule::PlateauState;
 use crate::error::{Error, Result};
-use crate::options::check;
+use crate::options::range::NON_NEGATIVE;
 #[cfg(feature = "checkpoint")]
 use crate::plan::ACCUMULATOR;
 use crate::plan::Plan;
@@ -252,7 +252,7 @@ fn problems_of_rates(rates: &RatesState, plan: &Plan) -> Vec<String> {
         return vec![format!("rates were set at run time for groups {saved:?}, and there are {planned:?}")];
     }
     let numbers = rates.groups.iter().flat_map(|g| [("lr", g.lr), ("weight_decay", g.weight_decay)]);
-    let rates_set = numbers.chain([("lr", rates.lr)]).map(|(key, value)| check::non_negative(key, value));
+    let rates_set = numbers.chain([("lr", rates.lr)]).map(|(key, value)| NON_NEGATIVE.check(key, value));
     let checked = rates_set.map(|checked| checked.map_err(|e| e.to_string()));
     let of_schedule = plan.schedule.check_tables(rates.lr).map_err(|e| e.to_string());
     let problems = checked.chain([of_schedule]).filter_map(Result::err);

@@ -9,6 +9,7 @@ mod support;
 use support::model::{Packed, read_slice};
 use support::oracle::Oracle;
 use support::{Numbers, gpu, submit};
+use wgpu_optim::options::range::Declaration;
 use wgpu_optim::rules::AdamW;
 use wgpu_optim::{
     Decay, Float, Gpu, Optimizer, OptimizerConfig, OptimizerState, OptionError, OptionValue, Options, Rule, Scalars,
@@ -133,6 +134,12 @@ impl Options for Outside {
     }
     fn set_option(&mut self, key: &str, value: &OptionValue) -> Result<(), OptionError> {
         self.0.set_option(key, value)
+    }
+    fn declarations(&self) -> Vec<Declaration> {
+        self.0.declarations()
+    }
+    fn check_ranges(&self) -> Result<(), OptionError> {
+        self.0.check_ranges()
     }
 }
 

@@ -12,6 +12,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use example::{Signum, SignumHyper};
 use support::model::{Model, Place};
+use wgpu_optim::options::range::Declaration;
 use wgpu_optim::plan::Plan;
 use wgpu_optim::schedule::Cosine;
 use wgpu_optim::storage::{Format, Rounding, StateFormat, StorageConfig};
@@ -46,6 +47,12 @@ impl Options for Broken {
     }
     fn set_option(&mut self, key: &str, value: &OptionValue) -> Result<(), OptionError> {
         self.inner.set_option(key, value)
+    }
+    fn declarations(&self) -> Vec<Declaration> {
+        self.inner.declarations()
+    }
+    fn check_ranges(&self) -> Result<(), OptionError> {
+        self.inner.check_ranges()
     }
 }
 

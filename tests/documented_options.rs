@@ -1,10 +1,11 @@
-//! The tables of `docs/configuration.md` against the code: every key is there, with its default and exactly the range
-//! that is accepted, bound by bound.
+//! The tables of `docs/configuration.md` against the code: every key is there, with its default and the range that it is
+//! declared with, which is exactly what is accepted, bound by bound.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
 
+use wgpu_optim::options::range::Declaration;
 use wgpu_optim::rules::{self, AdamW};
 use wgpu_optim::schedule::Kind;
 use wgpu_optim::{
@@ -199,13 +200,11 @@ const WORDS: [&str; 18] = [
 type Refused = (&'static str, &'static [(&'static str, &'static str)]);
 
 /// What stands after a range, in words, and can be looked at only by hand: a rule, and settings that it must refuse.
-const NOTES: [(&str, &[Refused]); 9] = [
-    ("`rprop` above 0", &[("rprop", &[("lr", "0")])]),
+const NOTES: [(&str, &[Refused]); 7] = [
     ("the schedules `one_cycle` and `geometric` need it above 0", &[]),
     ("0 keeps no buffer, but in `lars`", &[]),
     ("with `nesterov` only 0", &[("sgd", &[("momentum", "0.9"), ("nesterov", "true"), ("dampening", "0.1")])]),
     ("in `sgd` it needs `momentum` above 0 and `dampening` 0", &[("sgd", &[("nesterov", "true")])]),
-    ("the first of `schedule_free_adamw` at least 1e-3", &[("schedule_free_adamw", &[("betas", "[9.9e-4, 0.9]")])]),
     ("the second not below the first", &[("rprop", &[("step_sizes", "[1, 0.5]")])]),
     ("part of the rule: its steps grow, and so do their shares in the average", &[]),
     ("or a table", &[]),
@@ -276,21 +275,20 @@ fn options_of_rules_are_as_documented() {
         let mut parts = allowed.split("; ");
         let range = parts.next().unwrap();
         parts.for_each(check_note);
-        let rules = if key == "lr" { "all" } else { rules };
+        let rules = rules.split("; ").next().unwrap();
         for (name, default) in rules_of(rules) {
             let rule = rules::by_name(&name).unwrap();
-            let code = rule.options().into_iter().find(|(own, _)| *own == key);
-            let (_, code) = code.unwrap_or_else(|| panic!("{name} has no {key}, and the table says so"));
+            let declared = rule.declarations().into_iter().find(|declared| declared.key == key);
+            let Declaration { default: code, takes, .. } =
+                declared.unwrap_or_else(|| panic!("{name} has no {key}, and the table says so"));
+            assert_eq!(takes, range, "what is declared of {name}'s {key}");
             if let Some(default) = default {
                 assert_eq!(value(&default), plain(code.clone()), "the default of {name}'s {key}");
             }
             seen.push((name.clone(), key.to_owned()));
             check_range(&format!("{name}'s {key}"), range, &code, |value| {
                 let mut config = OptimizerConfig::from_boxed(rule.clone());
-                // Rprop's rate starts above 0, which the note says.
-                let zero = (name.as_str(), key, value) == ("rprop", "lr", &OptionValue::Number(0.0));
-                zero || config.rule.set_option(key, value).is_ok() && config.check().is_ok()
-                    || is_noted(&name, key, value)
+                config.rule.set_option(key, value).is_ok() && config.check().is_ok() || is_noted(&name, key, value)
             });
         }
     }
@@ -307,7 +305,6 @@ fn options_of(rule: &dyn Rule) -> Vec<(String, String)> {
 /// Settings within a range that a note takes out of it.
 fn is_noted(name: &str, key: &str, value: &OptionValue) -> bool {
     match (name, key, value) {
-        ("schedule_free_adamw", "betas", OptionValue::Numbers(list)) => (0.0..1e-3).contains(&list[0]),
         // Nesterov's momentum needs what is off by default; least and largest step go together.
         ("sgd", "nesterov", OptionValue::Bool(true)) => true,
         ("rprop", "step_sizes", OptionValue::Numbers(list)) => {
@@ -320,15 +317,17 @@ fn is_noted(name: &str, key: &str, value: &OptionValue) -> bool {
 
 /// Every key of a table with its default, and the numbers that it takes where they stand alone.
 fn check_table(name: &str, rows: &[Vec<String>], options: &dyn Options, accepts: impl Fn(&str, &OptionValue) -> bool) {
-    let code: BTreeMap<_, _> = options.options().into_iter().collect();
+    let code: BTreeMap<_, _> = options.declarations().into_iter().map(|declared| (declared.key, declared)).collect();
     let mut keys = Vec::new();
     for row in rows {
         let [key, default, allowed, ..] = row.as_slice() else { panic!("{row:?}") };
         let key = ticked(key)[0];
         keys.push(key);
-        let own = code.get(key).unwrap_or_else(|| panic!("there is no {name}.{key}"));
+        let Declaration { default: own, takes, .. } =
+            code.get(key).unwrap_or_else(|| panic!("there is no {name}.{key}"));
         assert_eq!(value(default), plain(own.clone()), "the default of {name}.{key}");
         let (range, note) = allowed.split_once("; ").unwrap_or((allowed, ""));
+        assert_eq!(takes, range, "what is declared of {name}.{key}");
         if !note.is_empty() {
             check_note(note);
         }
@@ -367,8 +366,9 @@ fn options_of_tables_are_as_documented() {
         config.storage.set_option(key, value).is_ok() && config.check().is_ok()
     });
     let rows = table("`[optimizer]`", 0);
-    let code: Vec<_> = CommonOptions::default().options();
-    let documented = rows.iter().map(|row| (ticked(&row[0])[0], value(&row[2])));
+    let code = CommonOptions::default().declarations();
+    let code: Vec<_> = code.iter().map(|d| (d.key, d.default.clone(), d.takes.as_str())).collect();
+    let documented = rows.iter().map(|row| (ticked(&row[0])[0], value(&row[2]), row[1].as_str()));
     assert_eq!(documented.collect::<Vec<_>>(), code);
 }
 
@@ -426,13 +426,15 @@ fn schedules_are_as_documented() {
     assert_eq!(sorted, known);
     for row in &rows {
         let (kind, keys) = (ticked(&row[0])[0], keys_of(&row[1]));
-        let defaults: BTreeMap<_, _> = Kind::by_name(kind).unwrap().options().into_iter().collect();
+        let declared = Kind::by_name(kind).unwrap().declarations();
+        let defaults: BTreeMap<_, _> = declared.into_iter().map(|d| (d.key, (d.default, d.takes))).collect();
         let mut listed: Vec<_> = keys.iter().map(|(key, ..)| key.as_str()).collect();
         listed.sort_unstable();
         assert_eq!(listed, defaults.keys().copied().collect::<Vec<_>>(), "the keys of {kind}");
         settled(kind, &keys, "").check(1.0).unwrap();
         for (key, default, range) in &keys {
-            let own = &defaults[key.as_str()];
+            let (own, takes) = &defaults[key.as_str()];
+            assert_eq!(takes, range, "what is declared of {kind}'s {key}");
             if default == "required" {
                 let error = settled(kind, &keys, key).check(1.0).unwrap_err();
                 assert_eq!(error.key, *key, "{kind} without {key}");

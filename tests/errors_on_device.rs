@@ -7,6 +7,7 @@ use support::errors::{assert_says, assert_tensor};
 use support::model::{Model, Place, buffer};
 use support::watched::{Watched, adapter};
 use support::{encoder, gpu, own_gpu, submit};
+use wgpu_optim::options::range::Declaration;
 use wgpu_optim::rules::AdamW;
 use wgpu_optim::wgpu::{self, BufferUsages};
 use wgpu_optim::{
@@ -201,6 +202,12 @@ impl Options for Outside {
     fn set_option(&mut self, key: &str, _: &OptionValue) -> Result<(), OptionError> {
         Err(OptionError::new(key, "none is allowed"))
     }
+    fn declarations(&self) -> Vec<Declaration> {
+        Vec::new()
+    }
+    fn check_ranges(&self) -> Result<(), OptionError> {
+        Ok(())
+    }
 }
 
 impl Twin for Outside {
@@ -235,9 +242,6 @@ impl Rule for Outside {
     }
     fn scalars(&self, _: u64) -> Scalars {
         Scalars::default()
-    }
-    fn check(&self) -> Result<(), OptionError> {
-        Ok(())
     }
     fn boxed(&self) -> Box<dyn Rule> {
         Box::new(self.clone())

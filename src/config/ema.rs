@@ -1,17 +1,24 @@
 //! Moving average of the weights.
 
-use crate::options::{OptionError, check};
+use std::ops::Bound::Included;
+
+use crate::options::range::{RATE, Range};
+use crate::options::{OptionError, Options as _};
+
+/// Kernels count in words with a sign.
+const INTERVAL: Range =
+    Range::new(Included(1.0), Included(i32::MAX as f64), "from 1 to 2147483647").told("from 1 to 2^31 - 1");
 
 crate::options! {
     /// Moving average of the weights, the `[ema]` table: `a ← d·a + (1−d)·p` after a step, from the
     /// first weights that it sees.
     pub struct EmaConfig {
         /// d, the share of the old average that stays.
-        pub decay: f64 = 0.999,
+        pub decay: f64 = 0.999, in RATE,
         /// Start with a shorter memory: d is at most (1+n)/(10+n) at the n-th averaging.
         pub warmup: bool = false,
         /// Steps from one averaging to the next.
-        pub interval: u64 = 1,
+        pub interval: u64 = 1, in INTERVAL,
     }
 }
 
@@ -21,11 +28,7 @@ impl EmaConfig {
     /// # Errors
     /// The first that cannot, and what is allowed.
     pub fn check(&self) -> Result<(), OptionError> {
-        check::rate("decay", self.decay)?;
-        match self.interval {
-            1..=0x7fff_ffff => Ok(()),
-            other => Err(OptionError::new("interval", format!("must be from 1 to 2^31 - 1, got {other}"))),
-        }
+        self.check_ranges()
     }
 
     /// What is wrong where steps were averaged at another interval. Averagings are told by the count of steps: at

@@ -3,8 +3,14 @@
 //! The order is fixed: unscaling (loss scale, mean over micro-batches), non-finite test on the loaded bits, clip by value, clip by norm or normalise
 //! (the norm is of the value-clipped gradients), coupled weight decay, the rule.
 
-use super::loss_scale::{LossScale, SavedScale};
-use crate::options::{OptionError, check, words};
+use std::ops::Bound::Included;
+
+use super::loss_scale::{LOSS_SCALE, LossScale, SavedScale};
+use crate::options::range::{DIVISOR, Range};
+use crate::options::{OptionError, Options as _, words};
+
+const MICRO_BATCHES: Range =
+    Range::new(Included(1.0), Included((1 << 20) as f64), "from 1 to 2^20").told("from 1 to 1048576");
 
 /// What a NaN or an infinity in a gradient does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -28,26 +34,26 @@ crate::options! {
     /// Gradient conditioning, the `[gradient]` table.
     pub struct GradientConfig {
         /// What the loss was multiplied with.
-        pub loss_scale: Option<LossScale> = None,
+        pub loss_scale: Option<LossScale> = None, in LOSS_SCALE,
         /// Gradients that make a step: their mean is its gradient.
-        pub accumulate: u64 = 1,
+        pub accumulate: u64 = 1, in MICRO_BATCHES,
         /// What a NaN or an infinity does.
         pub on_nonfinite: OnNonfinite = OnNonfinite::Skip,
         /// Each element is kept within ±this.
-        pub clip_value: Option<f64> = None,
+        pub clip_value: Option<f64> = None, in DIVISOR,
         /// All gradients times `min(1, c / (‖g‖ + 1e-6))`, the norm over all tensors, as PyTorch's
         /// `clip_grad_norm_`.
-        pub clip_global_norm: Option<f64> = None,
+        pub clip_global_norm: Option<f64> = None, in DIVISOR,
         /// The same for each tensor by itself.
-        pub clip_tensor_norm: Option<f64> = None,
+        pub clip_tensor_norm: Option<f64> = None, in DIVISOR,
         /// Each tensor's gradient scaled so that its largest magnitude is at most this: truncation
         /// that keeps the direction.
-        pub clip_max_abs: Option<f64> = None,
+        pub clip_max_abs: Option<f64> = None, in DIVISOR,
         /// Each unit's gradient scaled so that its norm is at most this times the norm of the unit's
         /// weights, or of 1e-3 where that is less (Brock et al. 2021), as Optax's `adaptive_grad_clip`.
-        pub clip_adaptive: Option<f64> = None,
+        pub clip_adaptive: Option<f64> = None, in DIVISOR,
         /// All gradients times `c / ‖g‖`, always; a zero gradient stays zero.
-        pub normalize_global_norm: Option<f64> = None,
+        pub normalize_global_norm: Option<f64> = None, in DIVISOR,
     }
 }
 
@@ -63,24 +69,14 @@ impl GradientConfig {
     /// # Errors
     /// The first that cannot, and what is allowed.
     pub fn check(&self) -> Result<(), OptionError> {
+        self.check_ranges()?;
         if let Some(scale) = &self.loss_scale {
             scale.check()?;
             if self.has_dynamic_scale() && self.on_nonfinite != OnNonfinite::Skip {
                 return Err(OptionError::new("loss_scale", "a dynamic one needs on_nonfinite = \"skip\""));
             }
         }
-        if !(1..=1 << 20).contains(&self.accumulate) {
-            let problem = format!("must be from 1 to {}, got {}", 1 << 20, self.accumulate);
-            return Err(OptionError::new("accumulate", problem));
-        }
-        if let Some(value) = self.clip_value {
-            check::divisor("clip_value", value)?;
-        }
-        let norms = self.norm_keys();
-        for (key, value) in &norms {
-            check::divisor(key, *value)?;
-        }
-        match norms.as_slice() {
+        match self.norm_keys().as_slice() {
             [(first, _), (second, _), ..] => {
                 Err(OptionError::new(second, format!("at most one norm-type key may be given, and {first} is")))
             }

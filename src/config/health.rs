@@ -1,6 +1,11 @@
 //! When gradients are looked at, and what they are called.
 
-use crate::options::{OptionError, check};
+use std::ops::Bound::{Excluded, Included};
+
+use crate::options::range::{AT_LEAST_ONE, POSITIVE, RATE, Range};
+use crate::options::{OptionError, Options as _};
+
+const SHARE: Range = Range::new(Excluded(0.0), Included(1.0), "above 0, at most 1");
 
 crate::options! {
     /// When to look at gradients and updates, and what to call them.
@@ -9,14 +14,14 @@ crate::options! {
     pub struct HealthConfig {
         /// Recorded steps from one look to the next, micro-batches among them; of these the next that completes a step
         /// is looked at. A look costs one more read of the gradients.
-        pub interval: u64 = 100,
+        pub interval: u64 = 100, in AT_LEAST_ONE,
         /// Vanishing: the gradient's RMS is below this share of the largest tensor's. Sigmoid layers
         /// shrink it at least fourfold each (the derivative is at most ¼), so six layers reach 2.4e-4.
-        pub vanishing: f64 = 1e-4,
+        pub vanishing: f64 = 1e-4, in RATE,
         /// Exploding: the gradient's RMS is above this, or any element is not finite.
-        pub exploding: f64 = 1e3,
+        pub exploding: f64 = 1e3, in POSITIVE,
         /// Dead: at least this share of the gradient is exactly zero.
-        pub dead: f64 = 0.99,
+        pub dead: f64 = 0.99, in SHARE,
     }
 }
 
@@ -26,15 +31,7 @@ impl HealthConfig {
     /// # Errors
     /// The first that cannot, and what is allowed.
     pub fn check(&self) -> Result<(), OptionError> {
-        if self.interval == 0 {
-            return Err(OptionError::new("interval", "must be at least 1, got 0"));
-        }
-        check::rate("vanishing", self.vanishing)?;
-        check::positive("exploding", self.exploding)?;
-        if !(self.dead > 0.0 && self.dead <= 1.0) {
-            return Err(OptionError::new("dead", format!("must be above 0, at most 1, got {:?}", self.dead)));
-        }
-        Ok(())
+        self.check_ranges()
     }
 }
 

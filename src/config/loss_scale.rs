@@ -1,9 +1,15 @@
 //! Loss scaling: gradients of a loss that was multiplied, so that half precision does not lose them.
 
+use std::ops::Bound::Included;
+
+use crate::options::range::Range;
 use crate::options::{OptionError, OptionField, OptionValue};
 
 /// Both the scale and its inverse, over micro-batches, must stay normal f32 numbers.
 pub(crate) const RANGE: std::ops::RangeInclusive<f64> = 1.0 / (1u128 << 64) as f64..=(1u128 << 64) as f64;
+
+/// The same, as the range of the option.
+pub(super) const LOSS_SCALE: Range = Range::new(Included(*RANGE.start()), Included(*RANGE.end()), "from 2^-64 to 2^64");
 
 /// What the caller multiplies the loss with; the gradients are divided by it as they are read.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -60,12 +66,9 @@ impl LossScale {
         let require = |ok: bool, what: &str, value: f64| {
             if ok { Ok(()) } else { Err(OptionError::new("loss_scale", format!("{what}, got {value:?}"))) }
         };
-        let in_range = RANGE.contains(&self.initial());
-        let Self::Dynamic(dynamic) = self else {
-            return require(in_range, "must be from 2^-64 to 2^64", self.initial());
-        };
+        let Self::Dynamic(dynamic) = self else { return LOSS_SCALE.check("loss_scale", self.initial()) };
         let DynamicScale { init, growth_factor: growth, backoff_factor: backoff, growth_interval } = *dynamic;
-        require(in_range, "init must be from 2^-64 to 2^64", init)?;
+        require(LOSS_SCALE.contains(init), "init must be from 2^-64 to 2^64", init)?;
         require(growth >= 1.0, "growth_factor must be at least 1", growth)?;
         require(growth <= f64::from(f32::MAX), "growth_factor must be finite", growth)?;
         require(backoff > 0.0 && backoff < 1.0, "backoff_factor must be above 0 and below 1", backoff)?;

@@ -7,7 +7,13 @@ mod plateau;
 pub use one_cycle::{Anneal, OneCycle};
 pub use plateau::{Mode, Plateau, PlateauState, ThresholdMode};
 
+use std::ops::Bound::{Included, Unbounded};
+
+use crate::options::range::{AT_LEAST_ONE, Declaration, NON_NEGATIVE, POSITIVE, RISING, Range};
 use crate::options::{OptionError, OptionValue, Options, unknown_key};
+
+/// Something must be left after the warm-up, which [`Kind::check`] knows.
+const ABOVE_WARMUP: Range = Range::new(Included(1.0), Unbounded, "above warmup_steps").told("at least 1");
 
 /// The largest rate there is: the largest number of f32, in which the kernels multiply.
 pub const LARGEST_LR: f64 = f32::MAX as f64;
@@ -42,10 +48,10 @@ pub struct Then {
 }
 
 macro_rules! kinds {
-    ($($(#[$meta:meta])* $variant:ident { $($(#[$field_meta:meta])* $field:ident: $ty:ty = $default:expr,)* })*) => {
+    ($($(#[$meta:meta])* $variant:ident { $($(#[$field_meta:meta])* pub $field:ident: $ty:ty = $default:expr, $(in $range:expr,)?)* })*) => {
         $(crate::options! {
             $(#[$meta])*
-            pub struct $variant { $($(#[$field_meta])* pub $field: $ty = $default,)* }
+            pub struct $variant { $($(#[$field_meta])* pub $field: $ty = $default, $(in $range,)?)* }
         })*
     };
 }
@@ -85,6 +91,15 @@ macro_rules! list {
             pub fn options(&self) -> Vec<(&'static str, Option<OptionValue>)> {
                 match self { $(Self::$variant(options) => options.options(),)* }
             }
+
+            /// Its options as they are declared.
+            pub fn declarations(&self) -> Vec<Declaration> {
+                match self { $(Self::$variant(options) => options.declarations(),)* }
+            }
+
+            fn check_ranges(&self) -> Result<(), OptionError> {
+                match self { $(Self::$variant(options) => options.check_ranges(),)* }
+            }
         }
 
         $(impl From<$variant> for Schedule {
@@ -101,64 +116,64 @@ kinds! {
     /// Times `gamma` every `step_size` steps.
     Step {
         /// Steps between two falls.
-        step_size: u64 = 0,
+        pub step_size: u64 = 0, in AT_LEAST_ONE,
         /// The factor of a fall.
-        gamma: f64 = 0.1,
+        pub gamma: f64 = 0.1, in NON_NEGATIVE,
     }
     /// Times `gamma` at each of the `milestones`.
     MultiStep {
         /// Steps at which the rate falls, rising.
-        milestones: Vec<u64> = Vec::new(),
+        pub milestones: Vec<u64> = Vec::new(), in RISING,
         /// The factor of a fall.
-        gamma: f64 = 0.1,
+        pub gamma: f64 = 0.1, in NON_NEGATIVE,
     }
     /// `lr·gammaᵗ`.
     Exponential {
         /// The factor of each step.
-        gamma: f64 = 0.0,
+        pub gamma: f64 = 0.0, in POSITIVE,
     }
     /// `lr / (1 + decay·t)`.
     InverseTime {
         /// How fast it falls.
-        decay: f64 = 0.0,
+        pub decay: f64 = 0.0, in NON_NEGATIVE,
     }
     /// From `lr` to `lr·end_factor` in a line.
     Linear {
         /// Steps until the end, the warm-up included.
-        total_steps: u64 = 0,
+        pub total_steps: u64 = 0, in ABOVE_WARMUP,
         /// The factor at the end.
-        end_factor: f64 = 0.0,
+        pub end_factor: f64 = 0.0, in NON_NEGATIVE,
     }
     /// `lr·(1 − t/total)^power`.
     Polynomial {
         /// Steps until the end, the warm-up included.
-        total_steps: u64 = 0,
+        pub total_steps: u64 = 0, in ABOVE_WARMUP,
         /// The exponent.
-        power: f64 = 1.0,
+        pub power: f64 = 1.0, in NON_NEGATIVE,
     }
     /// Half a cosine from `lr` to `min_lr` (Loshchilov & Hutter 2017).
     Cosine {
         /// Steps until the end, the warm-up included.
-        total_steps: u64 = 0,
+        pub total_steps: u64 = 0, in ABOVE_WARMUP,
         /// The rate at the end.
-        min_lr: f64 = 0.0,
+        pub min_lr: f64 = 0.0, in NON_NEGATIVE,
     }
     /// Half cosines from `lr` to `min_lr`, each `multiplier` times as long as the last (SGDR,
     /// Loshchilov & Hutter 2017).
     CosineRestarts {
         /// Steps of the first.
-        period: u64 = 0,
+        pub period: u64 = 0, in AT_LEAST_ONE,
         /// Growth of the period.
-        multiplier: u64 = 1,
+        pub multiplier: u64 = 1, in AT_LEAST_ONE,
         /// The rate at the end of each.
-        min_lr: f64 = 0.0,
+        pub min_lr: f64 = 0.0, in NON_NEGATIVE,
     }
     /// `lr·(min_lr/lr)^(t/total)`: a constant factor between two rates.
     Geometric {
         /// Steps until the end, the warm-up included.
-        total_steps: u64 = 0,
+        pub total_steps: u64 = 0, in ABOVE_WARMUP,
         /// The rate at the end.
-        min_lr: f64 = 0.0,
+        pub min_lr: f64 = 0.0, in POSITIVE,
     }
 }
 

@@ -1,16 +1,17 @@
 //! Limits that the parameters themselves must keep.
 
-use crate::options::{OptionError, check};
+use crate::options::range::DIVISOR;
+use crate::options::{OptionError, Options as _};
 
 crate::options! {
     /// Weight limits, the `[weights]` table, applied after each step in this order.
     pub struct WeightsConfig {
         /// Each element is kept within ±this.
-        pub clip_value: Option<f64> = None,
+        pub clip_value: Option<f64> = None, in DIVISOR,
         /// Each tensor is scaled so that its largest magnitude is at most this.
-        pub max_abs: Option<f64> = None,
+        pub max_abs: Option<f64> = None, in DIVISOR,
         /// Each tensor is scaled so that its norm is at most this.
-        pub max_norm: Option<f64> = None,
+        pub max_norm: Option<f64> = None, in DIVISOR,
     }
 }
 
@@ -20,12 +21,7 @@ impl WeightsConfig {
     /// # Errors
     /// The first that cannot, and what is allowed.
     pub fn check(&self) -> Result<(), OptionError> {
-        let limits = [("clip_value", self.clip_value), ("max_abs", self.max_abs), ("max_norm", self.max_norm)];
-        for (key, limit) in limits {
-            if let Some(limit) = limit {
-                check::divisor(key, limit)?;
-            }
-        }
+        self.check_ranges()?;
         if self.max_abs.is_some() && self.max_norm.is_some() {
             return Err(OptionError::new("max_norm", "only one of max_abs and max_norm may be given"));
         }

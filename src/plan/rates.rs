@@ -4,7 +4,7 @@ use super::Plan;
 use crate::config::schedule::{Kind, LARGEST_LR, Plateau, PlateauState, Schedule, held};
 use crate::error::{Error, Result};
 use crate::options::OptionError;
-use crate::options::check;
+use crate::options::range::NON_NEGATIVE;
 use crate::rule::{Decay, Rule};
 
 /// Rates of one group.
@@ -320,5 +320,5 @@ impl GroupRates {
 }
 
 fn check_rate(table: &str, key: &str, value: f64) -> Result<(), Error> {
-    check::non_negative(key, value).map_err(|e| e.within(table))
+    NON_NEGATIVE.check(key, value).map_err(|e| e.within(table))
 }

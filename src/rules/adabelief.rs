@@ -1,4 +1,4 @@
-use crate::options::{OptionError, check};
+use crate::options::range::{DIVISOR, NON_NEGATIVE, RATE};
 use crate::rule::float::Float;
 use crate::rule::hyper::Scalars;
 use crate::rule::maths::{average, correction, square};
@@ -10,15 +10,15 @@ crate::options! {
     /// `adabelief`: eps_root is added to the moment that is kept.
     pub struct AdaBelief {
         /// Learning rate.
-        pub lr: f64 = 1e-3,
+        pub lr: f64 = 1e-3, in NON_NEGATIVE,
         /// Shares of the old first and second moments that stay.
-        pub betas: [f64; 2] = [0.9, 0.999],
+        pub betas: [f64; 2] = [0.9, 0.999], in RATE,
         /// Added to the root.
-        pub eps: f64 = 1e-16,
+        pub eps: f64 = 1e-16, in DIVISOR,
         /// Added to the second moment at every step.
-        pub eps_root: f64 = 1e-16,
+        pub eps_root: f64 = 1e-16, in NON_NEGATIVE,
         /// λ of decoupled decay.
-        pub weight_decay: f64 = 0.0,
+        pub weight_decay: f64 = 0.0, in NON_NEGATIVE,
     }
 }
 
@@ -66,13 +66,6 @@ impl Rule for AdaBelief {
             inverse_root_correction2: 1.0 / correction(self.betas[1], step).sqrt(),
         }
         .row()
-    }
-    fn check(&self) -> Result<(), OptionError> {
-        check::non_negative("lr", self.lr)?;
-        check::rates("betas", &self.betas)?;
-        check::divisor("eps", self.eps)?;
-        check::non_negative("eps_root", self.eps_root)?;
-        check::non_negative("weight_decay", self.weight_decay)
     }
     fn boxed(&self) -> Box<dyn Rule> {
         Box::new(self.clone())

@@ -1,4 +1,4 @@
-use crate::options::{OptionError, check};
+use crate::options::range::{DIVISOR, NON_NEGATIVE, RATE};
 use crate::rule::float::Float;
 use crate::rule::hyper::Scalars;
 use crate::rule::maths::{average, square};
@@ -10,13 +10,13 @@ crate::options! {
     /// both moving averages of squares with rate ρ. PyTorch's `Adadelta`.
     pub struct Adadelta {
         /// Learning rate; the paper has none, which is 1.
-        pub lr: f64 = 1.0,
+        pub lr: f64 = 1.0, in NON_NEGATIVE,
         /// ρ, the share of the old averages that stays.
-        pub rho: f64 = 0.9,
+        pub rho: f64 = 0.9, in RATE,
         /// Added inside both roots.
-        pub eps: f64 = 1e-6,
+        pub eps: f64 = 1e-6, in DIVISOR,
         /// λ of coupled decay.
-        pub weight_decay: f64 = 0.0,
+        pub weight_decay: f64 = 0.0, in NON_NEGATIVE,
     }
 }
 
@@ -52,12 +52,6 @@ impl Rule for Adadelta {
     }
     fn scalars(&self, _step: u64) -> Scalars {
         AdadeltaHyper { rho_complement: 1.0 - self.rho, eps: self.eps }.row()
-    }
-    fn check(&self) -> Result<(), OptionError> {
-        check::non_negative("lr", self.lr)?;
-        check::rate("rho", self.rho)?;
-        check::divisor("eps", self.eps)?;
-        check::non_negative("weight_decay", self.weight_decay)
     }
     fn boxed(&self) -> Box<dyn Rule> {
         Box::new(self.clone())

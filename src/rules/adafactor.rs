@@ -1,8 +1,18 @@
-use crate::options::{OptionError, check};
+use std::ops::Bound::Included;
+
+use crate::options::range::{DIVISOR, NON_NEGATIVE, Range};
 use crate::rule::float::Float;
 use crate::rule::hyper::Scalars;
 use crate::rule::twin::{Norms, Twin};
 use crate::rule::{Decay, Reduction, Rule, Slot};
+
+const AT_MOST_ZERO: Range =
+    Range::new(Included(f32::MIN as f64), Included(0.0), "finite, at most 0").told("a finite number, at most 0");
+
+/// Its square is a normal f32.
+const ROOT: Range = Range::new(Included(1.0 / LARGEST_ROOT), Included(LARGEST_ROOT), "from 2^-63 to 2^63")
+    .told("from 2^-63 to 2^63, since its square divides");
+const LARGEST_ROOT: f64 = (1u64 << 63) as f64;
 
 crate::options! {
     /// Adafactor: the gradient over the root of its mean square, which of matrices is kept by rows and
@@ -10,16 +20,16 @@ crate::options! {
     /// PyTorch's `Adafactor`.
     pub struct Adafactor {
         /// The most that steps are relative to the parameters, and what decay goes by.
-        pub lr: f64 = 1e-2,
+        pub lr: f64 = 1e-2, in NON_NEGATIVE,
         /// The mean square takes this step's share with weight t to this power, at most 0.
-        pub beta2_decay: f64 = -0.8,
+        pub beta2_decay: f64 = -0.8, in AT_MOST_ZERO,
         /// The least root of a mean square (PyTorch: the resolution of the parameters' type) and the
         /// least RMS that parameters count with.
-        pub eps: [f64; 2] = [1.1920928955078125e-7, 1e-3],
+        pub eps: [f64; 2] = [1.1920928955078125e-7, 1e-3], in [ROOT, NON_NEGATIVE],
         /// RMS of the update above which it is scaled down.
-        pub d: f64 = 1.0,
+        pub d: f64 = 1.0, in DIVISOR,
         /// λ of decoupled decay.
-        pub weight_decay: f64 = 0.0,
+        pub weight_decay: f64 = 0.0, in NON_NEGATIVE,
     }
 }
 
@@ -70,23 +80,6 @@ impl Rule for Adafactor {
             root_step: (step as f64).sqrt(),
         }
         .row()
-    }
-    fn check(&self) -> Result<(), OptionError> {
-        check::non_negative("lr", self.lr)?;
-        check::finite("beta2_decay", self.beta2_decay)?;
-        if self.beta2_decay > 0.0 {
-            return Err(OptionError::new("beta2_decay", format!("must be at most 0, got {:?}", self.beta2_decay)));
-        }
-        // Its square is then a normal f32.
-        let [least, most] = [-63, 63].map(|n| 2f64.powi(n));
-        if !(least..=most).contains(&self.eps[0]) {
-            let problem =
-                format!("the first must be from 2^-63 to 2^63, since its square divides, got {}", self.eps[0]);
-            return Err(OptionError::new("eps", problem));
-        }
-        check::non_negative("eps", self.eps[1])?;
-        check::divisor("d", self.d)?;
-        check::non_negative("weight_decay", self.weight_decay)
     }
     fn boxed(&self) -> Box<dyn Rule> {
         Box::new(self.clone())

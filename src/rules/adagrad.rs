@@ -1,4 +1,4 @@
-use crate::options::{OptionError, check};
+use crate::options::range::{DIVISOR, NON_NEGATIVE};
 use crate::rule::float::Float;
 use crate::rule::hyper::Scalars;
 use crate::rule::maths::{saturated, square};
@@ -10,15 +10,15 @@ crate::options! {
     /// `1 + (step−1)·lr_decay`. PyTorch's `Adagrad`.
     pub struct Adagrad {
         /// Learning rate.
-        pub lr: f64 = 1e-2,
+        pub lr: f64 = 1e-2, in NON_NEGATIVE,
         /// How fast the learning rate falls with the steps taken.
-        pub lr_decay: f64 = 0.0,
+        pub lr_decay: f64 = 0.0, in NON_NEGATIVE,
         /// What the sum of squares starts from.
-        pub initial_accumulator_value: f64 = 0.0,
+        pub initial_accumulator_value: f64 = 0.0, in NON_NEGATIVE,
         /// Added to the root.
-        pub eps: f64 = 1e-10,
+        pub eps: f64 = 1e-10, in DIVISOR,
         /// λ of coupled decay.
-        pub weight_decay: f64 = 0.0,
+        pub weight_decay: f64 = 0.0, in NON_NEGATIVE,
     }
 }
 
@@ -55,13 +55,6 @@ impl Rule for Adagrad {
     fn scalars(&self, step: u64) -> Scalars {
         let before = step.saturating_sub(1) as f64;
         AdagradHyper { eps: self.eps, lr_factor: 1.0 / (1.0 + before * self.lr_decay) }.row()
-    }
-    fn check(&self) -> Result<(), OptionError> {
-        check::non_negative("lr", self.lr)?;
-        check::non_negative("lr_decay", self.lr_decay)?;
-        check::non_negative("initial_accumulator_value", self.initial_accumulator_value)?;
-        check::divisor("eps", self.eps)?;
-        check::non_negative("weight_decay", self.weight_decay)
     }
     fn boxed(&self) -> Box<dyn Rule> {
         Box::new(self.clone())

@@ -1,4 +1,4 @@
-use crate::options::{OptionError, check};
+use crate::options::range::{DIVISOR, NON_NEGATIVE, RATE};
 use crate::rule::float::Float;
 use crate::rule::hyper::Scalars;
 use crate::rule::maths::{average_wide, correction};
@@ -10,13 +10,13 @@ crate::options! {
     /// `n ← max(β₂·n, |g| + eps)`, `u = m̂ / n`. PyTorch's `Adamax`, which keeps eps inside the maximum.
     pub struct Adamax {
         /// Learning rate.
-        pub lr: f64 = 2e-3,
+        pub lr: f64 = 2e-3, in NON_NEGATIVE,
         /// Shares of the old first and second moments that stay.
-        pub betas: [f64; 2] = [0.9, 0.999],
+        pub betas: [f64; 2] = [0.9, 0.999], in RATE,
         /// Added to |g|.
-        pub eps: f64 = 1e-8,
+        pub eps: f64 = 1e-8, in DIVISOR,
         /// λ of coupled decay.
-        pub weight_decay: f64 = 0.0,
+        pub weight_decay: f64 = 0.0, in NON_NEGATIVE,
     }
 }
 
@@ -63,12 +63,6 @@ impl Rule for Adamax {
             inverse_correction1: 1.0 / correction(self.betas[0], step),
         }
         .row()
-    }
-    fn check(&self) -> Result<(), OptionError> {
-        check::non_negative("lr", self.lr)?;
-        check::rates("betas", &self.betas)?;
-        check::divisor("eps", self.eps)?;
-        check::non_negative("weight_decay", self.weight_decay)
     }
     fn boxed(&self) -> Box<dyn Rule> {
         Box::new(self.clone())

@@ -1,5 +1,5 @@
 use super::adam::{AdamHyper, adam, slots};
-use crate::options::{OptionError, check};
+use crate::options::range::{DIVISOR, NON_NEGATIVE, RATE};
 use crate::rule::float::Float;
 use crate::rule::hyper::Scalars;
 use crate::rule::twin::Twin;
@@ -10,15 +10,15 @@ crate::options! {
     /// `p ← p − lr·u − lr·λ·p`. PyTorch's `AdamW`.
     pub struct AdamW {
         /// Learning rate.
-        pub lr: f64 = 1e-3,
+        pub lr: f64 = 1e-3, in NON_NEGATIVE,
         /// Shares of the old first and second moments that stay.
-        pub betas: [f64; 2] = [0.9, 0.999],
+        pub betas: [f64; 2] = [0.9, 0.999], in RATE,
         /// Added to the root.
-        pub eps: f64 = 1e-8,
+        pub eps: f64 = 1e-8, in DIVISOR,
         /// Divide by the largest second moment so far.
         pub amsgrad: bool = false,
         /// λ of decoupled decay.
-        pub weight_decay: f64 = 1e-2,
+        pub weight_decay: f64 = 1e-2, in NON_NEGATIVE,
     }
 }
 
@@ -49,12 +49,6 @@ impl Rule for AdamW {
     }
     fn scalars(&self, step: u64) -> Scalars {
         AdamHyper::at(step, self.betas, self.eps).row()
-    }
-    fn check(&self) -> Result<(), OptionError> {
-        check::non_negative("lr", self.lr)?;
-        check::rates("betas", &self.betas)?;
-        check::divisor("eps", self.eps)?;
-        check::non_negative("weight_decay", self.weight_decay)
     }
     fn boxed(&self) -> Box<dyn Rule> {
         Box::new(self.clone())

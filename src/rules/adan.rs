@@ -1,4 +1,4 @@
-use crate::options::{OptionError, check};
+use crate::options::range::{DIVISOR, NON_NEGATIVE, RATE};
 use crate::rule::float::Float;
 use crate::rule::hyper::Scalars;
 use crate::rule::maths::{LARGEST_SEEN, average, correction, square};
@@ -14,15 +14,15 @@ crate::options! {
     /// n of `g + (1−β₂)·(g − g₋₁)`. Four slots. Optax's `adan`: the first difference is zero.
     pub struct Adan {
         /// Learning rate.
-        pub lr: f64 = 1e-3,
+        pub lr: f64 = 1e-3, in NON_NEGATIVE,
         /// Shares of the old gradient, difference and square averages that stay.
-        pub betas: [f64; 3] = [0.98, 0.92, 0.99],
+        pub betas: [f64; 3] = [0.98, 0.92, 0.99], in RATE,
         /// Added to the root.
-        pub eps: f64 = 1e-8,
+        pub eps: f64 = 1e-8, in DIVISOR,
         /// Added inside the root.
-        pub eps_root: f64 = 1e-8,
+        pub eps_root: f64 = 1e-8, in NON_NEGATIVE,
         /// λ of decoupled decay.
-        pub weight_decay: f64 = 0.0,
+        pub weight_decay: f64 = 0.0, in NON_NEGATIVE,
     }
 }
 
@@ -82,13 +82,6 @@ impl Rule for Adan {
             inverse_root_correction3: 1.0 / correction(beta3, step).sqrt(),
         }
         .row()
-    }
-    fn check(&self) -> Result<(), OptionError> {
-        check::non_negative("lr", self.lr)?;
-        check::rates("betas", &self.betas)?;
-        check::divisor("eps", self.eps)?;
-        check::non_negative("eps_root", self.eps_root)?;
-        check::non_negative("weight_decay", self.weight_decay)
     }
     fn boxed(&self) -> Box<dyn Rule> {
         Box::new(self.clone())

@@ -1,4 +1,4 @@
-use crate::options::{OptionError, check};
+use crate::options::range::{DIVISOR, NON_NEGATIVE, RATE};
 use crate::rule::float::Float;
 use crate::rule::hyper::Scalars;
 use crate::rule::maths::{average, correction, square};
@@ -10,15 +10,15 @@ crate::options! {
     /// ratio 1. Optax's `lamb`.
     pub struct Lamb {
         /// Learning rate.
-        pub lr: f64 = 1e-3,
+        pub lr: f64 = 1e-3, in NON_NEGATIVE,
         /// Shares of the old first and second moments that stay.
-        pub betas: [f64; 2] = [0.9, 0.999],
+        pub betas: [f64; 2] = [0.9, 0.999], in RATE,
         /// Added to the root.
-        pub eps: f64 = 1e-6,
+        pub eps: f64 = 1e-6, in DIVISOR,
         /// Added inside the root.
-        pub eps_root: f64 = 0.0,
+        pub eps_root: f64 = 0.0, in NON_NEGATIVE,
         /// λ of the decay that is part of the measured update.
-        pub weight_decay: f64 = 0.0,
+        pub weight_decay: f64 = 0.0, in NON_NEGATIVE,
     }
 }
 
@@ -69,13 +69,6 @@ impl Rule for Lamb {
             inverse_root_correction2: 1.0 / correction(self.betas[1], step).sqrt(),
         }
         .row()
-    }
-    fn check(&self) -> Result<(), OptionError> {
-        check::non_negative("lr", self.lr)?;
-        check::rates("betas", &self.betas)?;
-        check::divisor("eps", self.eps)?;
-        check::non_negative("eps_root", self.eps_root)?;
-        check::non_negative("weight_decay", self.weight_decay)
     }
     fn boxed(&self) -> Box<dyn Rule> {
         Box::new(self.clone())

@@ -1,4 +1,4 @@
-use crate::options::{OptionError, check};
+use crate::options::range::NON_NEGATIVE;
 use crate::rule::float::Float;
 use crate::rule::hyper::Scalars;
 use crate::rule::twin::{Norms, Twin};
@@ -10,17 +10,17 @@ crate::options! {
     /// Optax's `lars`; its trace is the negative of this buffer.
     pub struct Lars {
         /// Learning rate.
-        pub lr: f64 = 1e-2,
+        pub lr: f64 = 1e-2, in NON_NEGATIVE,
         /// Share of the old buffer that stays.
-        pub momentum: f64 = 0.9,
+        pub momentum: f64 = 0.9, in NON_NEGATIVE,
         /// Look ahead along the buffer.
         pub nesterov: bool = false,
         /// Multiplies the ratio.
-        pub trust_coefficient: f64 = 1e-3,
+        pub trust_coefficient: f64 = 1e-3, in NON_NEGATIVE,
         /// Added to the update's norm.
-        pub eps: f64 = 0.0,
+        pub eps: f64 = 0.0, in NON_NEGATIVE,
         /// λ of the decay that is part of the measured update.
-        pub weight_decay: f64 = 0.0,
+        pub weight_decay: f64 = 0.0, in NON_NEGATIVE,
     }
 }
 
@@ -63,13 +63,6 @@ impl Rule for Lars {
     }
     fn scalars(&self, _step: u64) -> Scalars {
         LarsHyper { momentum: self.momentum, trust_coefficient: self.trust_coefficient, eps: self.eps }.row()
-    }
-    fn check(&self) -> Result<(), OptionError> {
-        check::non_negative("lr", self.lr)?;
-        check::non_negative("momentum", self.momentum)?;
-        check::non_negative("trust_coefficient", self.trust_coefficient)?;
-        check::non_negative("eps", self.eps)?;
-        check::non_negative("weight_decay", self.weight_decay)
     }
     fn boxed(&self) -> Box<dyn Rule> {
         Box::new(self.clone())

@@ -1,4 +1,4 @@
-use crate::options::{OptionError, check};
+use crate::options::range::{NON_NEGATIVE, RATE};
 use crate::rule::float::Float;
 use crate::rule::hyper::Scalars;
 use crate::rule::maths::average_wide;
@@ -10,11 +10,11 @@ crate::options! {
     /// `m ← β₂·m + (1−β₂)·g`. One slot. Optax's `lion`.
     pub struct Lion {
         /// Learning rate.
-        pub lr: f64 = 1e-4,
+        pub lr: f64 = 1e-4, in NON_NEGATIVE,
         /// Shares of the old momentum in the step and in the momentum kept.
-        pub betas: [f64; 2] = [0.9, 0.99],
+        pub betas: [f64; 2] = [0.9, 0.99], in RATE,
         /// λ of decoupled decay.
-        pub weight_decay: f64 = 1e-3,
+        pub weight_decay: f64 = 1e-3, in NON_NEGATIVE,
     }
 }
 
@@ -53,11 +53,6 @@ impl Rule for Lion {
     }
     fn scalars(&self, _step: u64) -> Scalars {
         LionHyper { step_complement: 1.0 - self.betas[0], kept_complement: 1.0 - self.betas[1] }.row()
-    }
-    fn check(&self) -> Result<(), OptionError> {
-        check::non_negative("lr", self.lr)?;
-        check::rates("betas", &self.betas)?;
-        check::non_negative("weight_decay", self.weight_decay)
     }
     fn boxed(&self) -> Box<dyn Rule> {
         Box::new(self.clone())

@@ -1,4 +1,4 @@
-use crate::options::{OptionError, check};
+use crate::options::range::{NON_NEGATIVE, RATE};
 use crate::rule::float::Float;
 use crate::rule::hyper::Scalars;
 use crate::rule::maths::average_wide;
@@ -11,13 +11,13 @@ crate::options! {
     /// 1/(1−β) times larger at the same learning rate.
     pub struct Momentum {
         /// Learning rate.
-        pub lr: f64 = 1e-2,
+        pub lr: f64 = 1e-2, in NON_NEGATIVE,
         /// β, the share of the old average that stays.
-        pub beta: f64 = 0.9,
+        pub beta: f64 = 0.9, in RATE,
         /// Look ahead along the average.
         pub nesterov: bool = false,
         /// λ of coupled decay.
-        pub weight_decay: f64 = 0.0,
+        pub weight_decay: f64 = 0.0, in NON_NEGATIVE,
     }
 }
 
@@ -58,11 +58,6 @@ impl Rule for Momentum {
     }
     fn scalars(&self, _step: u64) -> Scalars {
         MomentumHyper { beta_complement: 1.0 - self.beta }.row()
-    }
-    fn check(&self) -> Result<(), OptionError> {
-        check::non_negative("lr", self.lr)?;
-        check::rate("beta", self.beta)?;
-        check::non_negative("weight_decay", self.weight_decay)
     }
     fn boxed(&self) -> Box<dyn Rule> {
         Box::new(self.clone())

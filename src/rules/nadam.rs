@@ -1,4 +1,4 @@
-use crate::options::{OptionError, check};
+use crate::options::range::{DIVISOR, NON_NEGATIVE, RATE};
 use crate::rule::float::Float;
 use crate::rule::hyper::Scalars;
 use crate::rule::maths::{average, correction, square};
@@ -10,17 +10,17 @@ crate::options! {
     /// PyTorch's `NAdam`; the products of μ are kept in f64 on the host.
     pub struct NAdam {
         /// Learning rate.
-        pub lr: f64 = 2e-3,
+        pub lr: f64 = 2e-3, in NON_NEGATIVE,
         /// Shares of the old first and second moments that stay.
-        pub betas: [f64; 2] = [0.9, 0.999],
+        pub betas: [f64; 2] = [0.9, 0.999], in RATE,
         /// Added to the root.
-        pub eps: f64 = 1e-8,
+        pub eps: f64 = 1e-8, in DIVISOR,
         /// How fast β₁ warms up.
-        pub momentum_decay: f64 = 4e-3,
+        pub momentum_decay: f64 = 4e-3, in NON_NEGATIVE,
         /// Decay beside the step, as AdamW, instead of inside the gradient.
         pub decoupled_weight_decay: bool = false,
         /// λ of decay.
-        pub weight_decay: f64 = 0.0,
+        pub weight_decay: f64 = 0.0, in NON_NEGATIVE,
     }
 }
 
@@ -82,13 +82,6 @@ impl Rule for NAdam {
             inverse_root_correction2: 1.0 / correction(self.betas[1], step).sqrt(),
         }
         .row()
-    }
-    fn check(&self) -> Result<(), OptionError> {
-        check::non_negative("lr", self.lr)?;
-        check::rates("betas", &self.betas)?;
-        check::divisor("eps", self.eps)?;
-        check::non_negative("momentum_decay", self.momentum_decay)?;
-        check::non_negative("weight_decay", self.weight_decay)
     }
     fn boxed(&self) -> Box<dyn Rule> {
         Box::new(self.clone())

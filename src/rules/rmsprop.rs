@@ -1,4 +1,4 @@
-use crate::options::{OptionError, check};
+use crate::options::range::{DIVISOR, NON_NEGATIVE, RATE};
 use crate::rule::float::Float;
 use crate::rule::hyper::Scalars;
 use crate::rule::maths::{average, square};
@@ -11,17 +11,17 @@ crate::options! {
     /// zero); with momentum, `b ← μ·b + u` is the step. PyTorch's `RMSprop`.
     pub struct RmsProp {
         /// Learning rate.
-        pub lr: f64 = 1e-2,
+        pub lr: f64 = 1e-2, in NON_NEGATIVE,
         /// α, the share of the old average that stays.
-        pub alpha: f64 = 0.99,
+        pub alpha: f64 = 0.99, in RATE,
         /// Added to the root.
-        pub eps: f64 = 1e-8,
+        pub eps: f64 = 1e-8, in DIVISOR,
         /// Divide by the standard deviation instead of the root mean square.
         pub centered: bool = false,
         /// μ; 0 keeps no buffer.
-        pub momentum: f64 = 0.0,
+        pub momentum: f64 = 0.0, in NON_NEGATIVE,
         /// λ of coupled decay.
-        pub weight_decay: f64 = 0.0,
+        pub weight_decay: f64 = 0.0, in NON_NEGATIVE,
     }
 }
 
@@ -65,13 +65,6 @@ impl Rule for RmsProp {
     }
     fn scalars(&self, _step: u64) -> Scalars {
         RmsPropHyper { alpha_complement: 1.0 - self.alpha, eps: self.eps, momentum: self.momentum }.row()
-    }
-    fn check(&self) -> Result<(), OptionError> {
-        check::non_negative("lr", self.lr)?;
-        check::rate("alpha", self.alpha)?;
-        check::divisor("eps", self.eps)?;
-        check::non_negative("momentum", self.momentum)?;
-        check::non_negative("weight_decay", self.weight_decay)
     }
     fn boxed(&self) -> Box<dyn Rule> {
         Box::new(self.clone())

@@ -1,8 +1,14 @@
-use crate::options::{OptionError, check};
+use std::ops::Bound::{Excluded, Included};
+
+use crate::options::OptionError;
+use crate::options::range::{FRACTION, NON_NEGATIVE, POSITIVE, Range};
 use crate::rule::float::Float;
 use crate::rule::hyper::Scalars;
 use crate::rule::twin::Twin;
 use crate::rule::{Decay, Rule, Slot};
+
+const ABOVE_ONE: Range =
+    Range::new(Excluded(1.0), Included(f32::MAX as f64), "finite, above 1").told("a finite number above 1");
 
 crate::options! {
     /// Resilient propagation: each element has a step size that grows while its gradient keeps its sign and
@@ -10,11 +16,11 @@ crate::options! {
     /// The signs are multiplied, not the gradients, whose product can underflow.
     pub struct Rprop {
         /// The first step size; schedules and later changes do not reach it.
-        pub lr: f64 = 1e-2,
+        pub lr: f64 = 1e-2, in POSITIVE,
         /// Factors of the step size when the sign turns and when it stays.
-        pub etas: [f64; 2] = [0.5, 1.2],
+        pub etas: [f64; 2] = [0.5, 1.2], in [FRACTION, ABOVE_ONE],
         /// Least and largest step size.
-        pub step_sizes: [f64; 2] = [1e-6, 50.0],
+        pub step_sizes: [f64; 2] = [1e-6, 50.0], in [NON_NEGATIVE, POSITIVE],
     }
 }
 
@@ -62,14 +68,7 @@ impl Rule for Rprop {
         false
     }
     fn check(&self) -> Result<(), OptionError> {
-        check::positive("lr", self.lr)?;
-        let [shrink, grow] = self.etas;
-        if !(shrink > 0.0 && shrink < 1.0 && grow > 1.0 && check::finite("etas", grow).is_ok()) {
-            return Err(OptionError::new("etas", format!("must be [0 < a < 1, b > 1], got {:?}", self.etas)));
-        }
         let [least, largest] = self.step_sizes;
-        check::non_negative("step_sizes", least)?;
-        check::positive("step_sizes", largest)?;
         if least > largest {
             return Err(OptionError::new("step_sizes", format!("must be [least, largest], got {:?}", self.step_sizes)));
         }

@@ -1,12 +1,15 @@
-use crate::options::{OptionError, check};
+use std::ops::Bound::{Excluded, Included};
+
+use crate::options::range::{DIVISOR, NON_NEGATIVE, RATE, Range};
 use crate::rule::float::Float;
 use crate::rule::hyper::Scalars;
 use crate::rule::maths::{average, correction, square};
 use crate::rule::twin::Twin;
 use crate::rule::{Decay, Reduction, Rule, Slot};
 
-/// The least β₁. What f32 rounds off y is divided by it where x is wanted: below, little of x is left.
-const LEAST_BETA: f64 = 1e-3;
+/// What f32 rounds off y is divided by β₁ where x is wanted: below 1e-3, little of x is left.
+const DIVIDING_RATE: Range = Range::new(Included(1e-3), Excluded(1.0), "at least 1e-3, below 1")
+    .told("at least 1e-3 and below 1, since the weights to evaluate with are divided by it");
 
 crate::options! {
     /// Schedule-free AdamW, as in the paper: z takes AdamW's steps of size
@@ -15,14 +18,14 @@ crate::options! {
     /// `AdamWScheduleFreePaper`; its `AdamWScheduleFree` corrects the second moment instead of γ.
     pub struct ScheduleFreeAdamW {
         /// Learning rate. Needs no schedule; a warm-up should be the rule's own.
-        pub lr: f64 = 1e-3,
+        pub lr: f64 = 1e-3, in NON_NEGATIVE,
         /// How far y is from z to x, and the share of the old second moment that stays. The first is
         /// at least 1e-3.
-        pub betas: [f64; 2] = [0.9, 0.999],
+        pub betas: [f64; 2] = [0.9, 0.999], in [DIVIDING_RATE, RATE],
         /// Added to the root.
-        pub eps: f64 = 1e-8,
+        pub eps: f64 = 1e-8, in DIVISOR,
         /// λ of the decay of y within z's step.
-        pub weight_decay: f64 = 0.0,
+        pub weight_decay: f64 = 0.0, in NON_NEGATIVE,
         /// Steps over which γ rises.
         pub warmup_steps: u64 = 0,
     }
@@ -76,19 +79,6 @@ impl Rule for ScheduleFreeAdamW {
             first: if step == 1 { 1.0 } else { 0.0 },
         }
         .row()
-    }
-    fn check(&self) -> Result<(), OptionError> {
-        check::non_negative("lr", self.lr)?;
-        check::rates("betas", &self.betas)?;
-        if self.betas[0] < LEAST_BETA {
-            let problem = format!(
-                "the first must be at least {LEAST_BETA}, got {}: the weights to evaluate with divide by it",
-                self.betas[0]
-            );
-            return Err(OptionError::new("betas", problem));
-        }
-        check::divisor("eps", self.eps)?;
-        check::non_negative("weight_decay", self.weight_decay)
     }
     fn boxed(&self) -> Box<dyn Rule> {
         Box::new(self.clone())

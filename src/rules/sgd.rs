@@ -1,4 +1,5 @@
-use crate::options::{OptionError, check};
+use crate::options::OptionError;
+use crate::options::range::{FINITE, NON_NEGATIVE};
 use crate::rule::float::Float;
 use crate::rule::hyper::Scalars;
 use crate::rule::maths::saturated;
@@ -13,15 +14,15 @@ crate::options! {
     /// `u = g + μ·b` for Nesterov. PyTorch's `SGD`.
     pub struct Sgd {
         /// Learning rate.
-        pub lr: f64 = 1e-3,
+        pub lr: f64 = 1e-3, in NON_NEGATIVE,
         /// μ; 0 keeps no state.
-        pub momentum: f64 = 0.0,
+        pub momentum: f64 = 0.0, in NON_NEGATIVE,
         /// d, the share of the gradient kept out of the buffer.
-        pub dampening: f64 = 0.0,
+        pub dampening: f64 = 0.0, in FINITE,
         /// Look ahead along the buffer. Needs momentum and no dampening.
         pub nesterov: bool = false,
         /// λ of coupled decay.
-        pub weight_decay: f64 = 0.0,
+        pub weight_decay: f64 = 0.0, in NON_NEGATIVE,
     }
 }
 
@@ -66,10 +67,6 @@ impl Rule for Sgd {
         SgdHyper { momentum: self.momentum, undamped }.row()
     }
     fn check(&self) -> Result<(), OptionError> {
-        check::non_negative("lr", self.lr)?;
-        check::non_negative("momentum", self.momentum)?;
-        check::non_negative("weight_decay", self.weight_decay)?;
-        check::finite("dampening", self.dampening)?;
         if self.nesterov && (self.momentum == 0.0 || self.dampening != 0.0) {
             return Err(OptionError::new("nesterov", "needs momentum above 0 and dampening 0"));
         }

@@ -1,4 +1,4 @@
-use crate::options::{OptionError, check};
+use crate::options::range::{DIVISOR, NON_NEGATIVE, RATE};
 use crate::rule::float::Float;
 use crate::rule::hyper::Scalars;
 use crate::rule::maths::{average, correction, square};
@@ -10,15 +10,15 @@ crate::options! {
     /// moments start from the initial value.
     pub struct Yogi {
         /// Learning rate.
-        pub lr: f64 = 1e-2,
+        pub lr: f64 = 1e-2, in NON_NEGATIVE,
         /// Shares of the old first and second moments that stay.
-        pub betas: [f64; 2] = [0.9, 0.999],
+        pub betas: [f64; 2] = [0.9, 0.999], in RATE,
         /// Added to the root.
-        pub eps: f64 = 1e-3,
+        pub eps: f64 = 1e-3, in DIVISOR,
         /// What both moments start from.
-        pub initial_accumulator_value: f64 = 1e-6,
+        pub initial_accumulator_value: f64 = 1e-6, in NON_NEGATIVE,
         /// λ of decoupled decay.
-        pub weight_decay: f64 = 0.0,
+        pub weight_decay: f64 = 0.0, in NON_NEGATIVE,
     }
 }
 
@@ -67,13 +67,6 @@ impl Rule for Yogi {
             inverse_root_correction2: 1.0 / correction(self.betas[1], step).sqrt(),
         }
         .row()
-    }
-    fn check(&self) -> Result<(), OptionError> {
-        check::non_negative("lr", self.lr)?;
-        check::rates("betas", &self.betas)?;
-        check::divisor("eps", self.eps)?;
-        check::non_negative("initial_accumulator_value", self.initial_accumulator_value)?;
-        check::non_negative("weight_decay", self.weight_decay)
     }
     fn boxed(&self) -> Box<dyn Rule> {
         Box::new(self.clone())

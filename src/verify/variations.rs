@@ -225,7 +225,7 @@ fn with(rule: &dyn Rule, changes: &[Change]) -> Option<Box<dyn Rule>> {
         };
         changed.set_option(key, &value).ok()?;
     }
-    changed.check().ok()?;
+    changed.check_ranges().and_then(|()| changed.check()).ok()?;
     Some(changed)
 }
 

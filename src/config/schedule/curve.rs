@@ -3,59 +3,27 @@
 use std::f64::consts::PI;
 
 use super::{Kind, LARGEST_LR};
-use crate::options::{OptionError, check};
+use crate::options::OptionError;
 
 impl Kind {
     pub(super) fn check(&self, warmup_steps: u64) -> Result<(), OptionError> {
-        let at_least = |key: &str, value: u64, least: u64| {
-            if value >= least {
-                Ok(())
-            } else {
-                Err(OptionError::new(key, format!("must be at least {least}, got {value}")))
-            }
-        };
         // A total counts the warm-up, and something must be left after it.
-        let total = |steps: u64| at_least("total_steps", steps, warmup_steps.saturating_add(1));
+        let total = match self {
+            Self::Linear(k) => Some(k.total_steps),
+            Self::Polynomial(k) => Some(k.total_steps),
+            Self::Cosine(k) => Some(k.total_steps),
+            Self::Geometric(k) => Some(k.total_steps),
+            Self::OneCycle(k) => Some(k.total_steps),
+            _ => None,
+        };
+        let least = warmup_steps.saturating_add(1);
+        if let Some(total) = total.filter(|total| *total < least) {
+            return Err(OptionError::new("total_steps", format!("must be at least {least}, got {total}")));
+        }
+        self.check_ranges()?;
         match self {
-            Self::Constant(_) => Ok(()),
-            Self::Step(k) => {
-                at_least("step_size", k.step_size, 1)?;
-                check::non_negative("gamma", k.gamma)
-            }
-            Self::MultiStep(k) => {
-                if k.milestones.is_empty() || !k.milestones.is_sorted() {
-                    return Err(OptionError::new("milestones", "must be a rising list of steps"));
-                }
-                check::non_negative("gamma", k.gamma)
-            }
-            Self::Exponential(k) => check::positive("gamma", k.gamma),
-            Self::InverseTime(k) => check::non_negative("decay", k.decay),
-            Self::Linear(k) => {
-                total(k.total_steps)?;
-                check::non_negative("end_factor", k.end_factor)
-            }
-            Self::Polynomial(k) => {
-                total(k.total_steps)?;
-                check::non_negative("power", k.power)
-            }
-            Self::Cosine(k) => {
-                total(k.total_steps)?;
-                check::non_negative("min_lr", k.min_lr)
-            }
-            Self::CosineRestarts(k) => {
-                at_least("period", k.period, 1)?;
-                at_least("multiplier", k.multiplier, 1)?;
-                check::non_negative("min_lr", k.min_lr)
-            }
-            Self::Geometric(k) => {
-                total(k.total_steps)?;
-                check::positive("min_lr", k.min_lr)
-            }
-            Self::OneCycle(k) => {
-                total(k.total_steps)?;
-                k.check()
-            }
-            Self::Plateau(k) => k.check(),
+            Self::OneCycle(k) => k.check_phases(),
+            _ => Ok(()),
         }
     }
 

@@ -1,9 +1,13 @@
 //! The one-cycle schedule.
 
 use std::f64::consts::PI;
+use std::ops::Bound::Included;
 
-use super::held;
-use crate::options::{OptionError, check, words};
+use super::{ABOVE_WARMUP, held};
+use crate::options::range::{POSITIVE, Range};
+use crate::options::{OptionError, words};
+
+const SHARE: Range = Range::new(Included(0.0), Included(1.0), "from 0 to 1");
 
 /// The shape between two rates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,31 +25,27 @@ crate::options! {
     /// momentum not cycled. The rate of `[optimizer]` only sets the ratio of the groups.
     pub struct OneCycle {
         /// Steps of the cycle, the warm-up included; the last rate is that of step `total_steps − 1`.
-        pub total_steps: u64 = 0,
+        pub total_steps: u64 = 0, in ABOVE_WARMUP,
         /// The rate at the top.
-        pub max_lr: f64 = 0.0,
+        pub max_lr: f64 = 0.0, in POSITIVE,
         /// The share of the steps that rise.
-        pub pct_start: f64 = 0.3,
+        pub pct_start: f64 = 0.3, in SHARE,
         /// The shape.
         pub anneal_strategy: Anneal = Anneal::Cos,
         /// The first rate is `max_lr / div_factor`.
-        pub div_factor: f64 = 25.0,
+        pub div_factor: f64 = 25.0, in POSITIVE,
         /// The last rate is the first over this.
-        pub final_div_factor: f64 = 1e4,
+        pub final_div_factor: f64 = 1e4, in POSITIVE,
         /// Come down to the first rate as fast as it rose, then to the last.
         pub three_phase: bool = false,
     }
 }
 
 impl OneCycle {
-    pub(super) fn check(&self) -> Result<(), OptionError> {
-        check::positive("max_lr", self.max_lr)?;
-        check::positive("div_factor", self.div_factor)?;
-        check::positive("final_div_factor", self.final_div_factor)?;
-        // Past the half, three phases would not fit.
-        let most = if self.three_phase { 0.5 } else { 1.0 };
-        if !(self.pct_start >= 0.0 && self.pct_start <= most) {
-            return Err(OptionError::new("pct_start", format!("must be from 0 to {most}, got {:?}", self.pct_start)));
+    /// Past the half, three phases would not fit.
+    pub(super) fn check_phases(&self) -> Result<(), OptionError> {
+        if self.three_phase && self.pct_start > 0.5 {
+            return Err(OptionError::new("pct_start", format!("must be from 0 to 0.5, got {:?}", self.pct_start)));
         }
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! The schedule that reacts to the loss.
 
-use crate::options::{OptionError, check, words};
+use crate::options::range::{FRACTION, NON_NEGATIVE};
+use crate::options::words;
 
 /// Whether a lower or a higher figure is better.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,19 +31,19 @@ crate::options! {
         /// Whether a lower or a higher figure is better.
         pub mode: Mode = Mode::Min,
         /// The factor of a fall.
-        pub factor: f64 = 0.1,
+        pub factor: f64 = 0.1, in FRACTION,
         /// Reports without an improvement that are borne.
         pub patience: u64 = 10,
         /// What counts as an improvement.
-        pub threshold: f64 = 1e-4,
+        pub threshold: f64 = 1e-4, in NON_NEGATIVE,
         /// What the threshold is relative to.
         pub threshold_mode: ThresholdMode = ThresholdMode::Rel,
         /// Reports after a fall that are not counted.
         pub cooldown: u64 = 0,
         /// The rate never falls below this.
-        pub min_lr: f64 = 0.0,
+        pub min_lr: f64 = 0.0, in NON_NEGATIVE,
         /// Falls smaller than this are left out.
-        pub eps: f64 = 1e-8,
+        pub eps: f64 = 1e-8, in NON_NEGATIVE,
     }
 }
 
@@ -51,15 +52,6 @@ impl Plateau {
     /// below `min_lr`, also where another base rate was set since. One that was set below stays there.
     pub(crate) fn share(&self, left: f64, lr: f64) -> f64 {
         left.max((self.min_lr / lr).min(1.0))
-    }
-
-    pub(super) fn check(&self) -> Result<(), OptionError> {
-        if !(self.factor > 0.0 && self.factor < 1.0) {
-            return Err(OptionError::new("factor", format!("must be above 0 and below 1, got {:?}", self.factor)));
-        }
-        check::non_negative("threshold", self.threshold)?;
-        check::non_negative("min_lr", self.min_lr)?;
-        check::non_negative("eps", self.eps)
     }
 
     fn improves(&self, figure: f64, best: Option<f64>) -> bool {
