@@ -58,7 +58,7 @@ impl Rule for Signum {
     fn scalar_names(&self) -> &'static [&'static str] {
         SignumHyper::NAMES
     }
-    fn scalars(&self, _step: u64) -> Scalars {
+    fn scalars(&self, _step: u64, _lr: f64) -> Scalars {
         SignumHyper { beta_complement: 1.0 - self.beta }.row()
     }
     fn boxed(&self) -> Box<dyn Rule> {

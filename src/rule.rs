@@ -203,8 +203,13 @@ pub trait Rule: Options + CpuKernel + std::fmt::Debug + Send + Sync {
     fn scalar_names(&self) -> &'static [&'static str];
 
     /// The scalars of the step that is the `step`-th a tensor takes, from 1, in f64: WGSL's `pow`
-    /// is not precise enough for a bias correction.
-    fn scalars(&self, step: u64) -> Scalars;
+    /// is not precise enough for a bias correction. `lr` is the learning rate of the rule's group, before the schedule.
+    fn scalars(&self, step: u64, lr: f64) -> Scalars;
+
+    /// Whether the scalars depend on the learning rate. Where they do not, groups of any rates share them.
+    fn scalars_use_lr(&self) -> bool {
+        false
+    }
 
     /// Whether the options go together. Their ranges stand in [`options!`](crate::options!) and are looked at before; a
     /// rule has a check of its own only for what ties two options to each other.

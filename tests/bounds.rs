@@ -176,8 +176,8 @@ impl Rule for Outside {
     fn scalar_names(&self) -> &'static [&'static str] {
         self.0.scalar_names()
     }
-    fn scalars(&self, step: u64) -> Scalars {
-        self.0.scalars(step)
+    fn scalars(&self, step: u64, lr: f64) -> Scalars {
+        self.0.scalars(step, lr)
     }
     fn check(&self) -> Result<(), OptionError> {
         self.0.check()

@@ -78,8 +78,8 @@ impl Rule for Broken {
     fn scalar_names(&self) -> &'static [&'static str] {
         self.inner.scalar_names()
     }
-    fn scalars(&self, step: u64) -> Scalars {
-        self.inner.scalars(step)
+    fn scalars(&self, step: u64, lr: f64) -> Scalars {
+        self.inner.scalars(step, lr)
     }
     fn check(&self) -> Result<(), OptionError> {
         self.inner.check()

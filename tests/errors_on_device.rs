@@ -240,7 +240,7 @@ impl Rule for Outside {
     fn scalar_names(&self) -> &'static [&'static str] {
         &[]
     }
-    fn scalars(&self, _: u64) -> Scalars {
+    fn scalars(&self, _: u64, _: f64) -> Scalars {
         Scalars::default()
     }
     fn boxed(&self) -> Box<dyn Rule> {

@@ -20,7 +20,7 @@ fuzz_target!(|text: &str| {
         assert!(rates.factor(taken).is_finite(), "the factor of step {taken}");
         assert!(rates.lr(taken) <= LARGEST_LR, "the rate of step {taken}");
         for group in &plan.groups {
-            let _ = group.rule.scalars(taken + 1);
+            let _ = group.rule.scalars(taken + 1, group.rule.lr());
         }
     }
     let _ = rates.set_lr(0.5);

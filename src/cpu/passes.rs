@@ -113,8 +113,8 @@ pub fn prepare<F: Element>(
         d.take_written_params(plan);
         let group = plan.tensors[d.tensor].group;
         let at = *d.steps + 1;
-        let scalars = *known.entry((group, at)).or_insert_with(|| plan.groups[group].rule.scalars(at));
         let rate = rates.groups()[group];
+        let scalars = *known.entry((group, at)).or_insert_with(|| plan.groups[group].rule.scalars(at, rate.lr));
         let decays = rate.decays();
         let lr = rate.step_lr(scales.factor);
         let sizes = scan.tensors.get(index).copied().unwrap_or_default();

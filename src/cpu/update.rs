@@ -287,7 +287,7 @@ mod tests {
             let (mut params, gradients, mut slot) = ([0.5f32, 0.5], [2.0, -3.0], [0.0; 2]);
             let rule = crate::rules::Sgd { momentum: 0.9, ..Default::default() };
             let slots = std::iter::once(slot.as_mut_slice()).collect();
-            let (active, scalars) = ([0], rule.scalars(1));
+            let (active, scalars) = ([0], rule.scalars(1, rule.lr));
             let by_line = ByLine::default();
             let (gradients, active, scalars) = (&gradients, &active, &scalars);
             let block = Block { params: &mut params, gradients, slots, active, scalars, settings, by_line };
@@ -322,7 +322,7 @@ mod tests {
             share: None,
             weight_clip: Some(1e10),
         };
-        let scalars = rule.scalars(3);
+        let scalars = rule.scalars(3, rule.lr);
         let outcome = |settings: UpdateSettings, f: &dyn Fn(&AdamW, Block<'_, f32>) -> Measure| {
             let mut params = values(0.3);
             let mut slots = [values(0.7), values(1.1), values(1.3)];

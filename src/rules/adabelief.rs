@@ -56,7 +56,7 @@ impl Rule for AdaBelief {
     fn scalar_names(&self) -> &'static [&'static str] {
         AdaBeliefHyper::NAMES
     }
-    fn scalars(&self, step: u64) -> Scalars {
+    fn scalars(&self, step: u64, _lr: f64) -> Scalars {
         AdaBeliefHyper {
             beta1_complement: 1.0 - self.betas[0],
             beta2_complement: 1.0 - self.betas[1],

@@ -50,7 +50,7 @@ impl Rule for Adadelta {
     fn scalar_names(&self) -> &'static [&'static str] {
         AdadeltaHyper::NAMES
     }
-    fn scalars(&self, _step: u64) -> Scalars {
+    fn scalars(&self, _step: u64, _lr: f64) -> Scalars {
         AdadeltaHyper { rho_complement: 1.0 - self.rho, eps: self.eps }.row()
     }
     fn boxed(&self) -> Box<dyn Rule> {

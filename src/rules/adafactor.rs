@@ -70,7 +70,7 @@ impl Rule for Adafactor {
     fn scalar_names(&self) -> &'static [&'static str] {
         AdafactorHyper::NAMES
     }
-    fn scalars(&self, step: u64) -> Scalars {
+    fn scalars(&self, step: u64, _lr: f64) -> Scalars {
         AdafactorHyper {
             beta2_complement: (step as f64).powf(self.beta2_decay),
             eps1: self.eps[0],

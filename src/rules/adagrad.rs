@@ -52,7 +52,7 @@ impl Rule for Adagrad {
     fn scalar_names(&self) -> &'static [&'static str] {
         AdagradHyper::NAMES
     }
-    fn scalars(&self, step: u64) -> Scalars {
+    fn scalars(&self, step: u64, _lr: f64) -> Scalars {
         let before = step.saturating_sub(1) as f64;
         AdagradHyper { eps: self.eps, lr_factor: 1.0 / (1.0 + before * self.lr_decay) }.row()
     }

@@ -91,7 +91,7 @@ impl Rule for Adam {
     fn scalar_names(&self) -> &'static [&'static str] {
         AdamHyper::NAMES
     }
-    fn scalars(&self, step: u64) -> Scalars {
+    fn scalars(&self, step: u64, _lr: f64) -> Scalars {
         AdamHyper::at(step, self.betas, self.eps).row()
     }
     fn boxed(&self) -> Box<dyn Rule> {

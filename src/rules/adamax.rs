@@ -55,7 +55,7 @@ impl Rule for Adamax {
     fn scalar_names(&self) -> &'static [&'static str] {
         AdamaxHyper::NAMES
     }
-    fn scalars(&self, step: u64) -> Scalars {
+    fn scalars(&self, step: u64, _lr: f64) -> Scalars {
         AdamaxHyper {
             beta1_complement: 1.0 - self.betas[0],
             beta2: self.betas[1],

@@ -68,7 +68,7 @@ impl Rule for Adan {
     fn scalar_names(&self) -> &'static [&'static str] {
         AdanHyper::NAMES
     }
-    fn scalars(&self, step: u64) -> Scalars {
+    fn scalars(&self, step: u64, _lr: f64) -> Scalars {
         let [beta1, beta2, beta3] = self.betas;
         AdanHyper {
             beta1_complement: 1.0 - beta1,

@@ -59,7 +59,7 @@ impl Rule for Lamb {
     fn scalar_names(&self) -> &'static [&'static str] {
         LambHyper::NAMES
     }
-    fn scalars(&self, step: u64) -> Scalars {
+    fn scalars(&self, step: u64, _lr: f64) -> Scalars {
         LambHyper {
             beta1_complement: 1.0 - self.betas[0],
             beta2_complement: 1.0 - self.betas[1],

@@ -61,7 +61,7 @@ impl Rule for Lars {
     fn scalar_names(&self) -> &'static [&'static str] {
         LarsHyper::NAMES
     }
-    fn scalars(&self, _step: u64) -> Scalars {
+    fn scalars(&self, _step: u64, _lr: f64) -> Scalars {
         LarsHyper { momentum: self.momentum, trust_coefficient: self.trust_coefficient, eps: self.eps }.row()
     }
     fn boxed(&self) -> Box<dyn Rule> {

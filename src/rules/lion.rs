@@ -51,7 +51,7 @@ impl Rule for Lion {
     fn scalar_names(&self) -> &'static [&'static str] {
         LionHyper::NAMES
     }
-    fn scalars(&self, _step: u64) -> Scalars {
+    fn scalars(&self, _step: u64, _lr: f64) -> Scalars {
         LionHyper { step_complement: 1.0 - self.betas[0], kept_complement: 1.0 - self.betas[1] }.row()
     }
     fn boxed(&self) -> Box<dyn Rule> {

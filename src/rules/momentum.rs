@@ -56,7 +56,7 @@ impl Rule for Momentum {
     fn scalar_names(&self) -> &'static [&'static str] {
         MomentumHyper::NAMES
     }
-    fn scalars(&self, _step: u64) -> Scalars {
+    fn scalars(&self, _step: u64, _lr: f64) -> Scalars {
         MomentumHyper { beta_complement: 1.0 - self.beta }.row()
     }
     fn boxed(&self) -> Box<dyn Rule> {

@@ -62,7 +62,7 @@ impl Rule for NAdam {
     fn scalar_names(&self) -> &'static [&'static str] {
         NAdamHyper::NAMES
     }
-    fn scalars(&self, step: u64) -> Scalars {
+    fn scalars(&self, step: u64, _lr: f64) -> Scalars {
         let mu = |t: u64| self.betas[0] * (1.0 - 0.5 * 0.96_f64.powf(t as f64 * self.momentum_decay));
         let mut product = 1.0;
         for t in 1..=step {

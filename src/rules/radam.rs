@@ -59,7 +59,7 @@ impl Rule for RAdam {
     fn scalar_names(&self) -> &'static [&'static str] {
         RAdamHyper::NAMES
     }
-    fn scalars(&self, step: u64) -> Scalars {
+    fn scalars(&self, step: u64, _lr: f64) -> Scalars {
         let [beta1, beta2] = self.betas;
         let correction2 = correction(beta2, step);
         let longest = 2.0 / (1.0 - beta2) - 1.0;

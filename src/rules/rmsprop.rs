@@ -63,7 +63,7 @@ impl Rule for RmsProp {
     fn scalar_names(&self) -> &'static [&'static str] {
         RmsPropHyper::NAMES
     }
-    fn scalars(&self, _step: u64) -> Scalars {
+    fn scalars(&self, _step: u64, _lr: f64) -> Scalars {
         RmsPropHyper { alpha_complement: 1.0 - self.alpha, eps: self.eps, momentum: self.momentum }.row()
     }
     fn boxed(&self) -> Box<dyn Rule> {

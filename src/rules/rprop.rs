@@ -59,7 +59,7 @@ impl Rule for Rprop {
     fn scalar_names(&self) -> &'static [&'static str] {
         RpropHyper::NAMES
     }
-    fn scalars(&self, _step: u64) -> Scalars {
+    fn scalars(&self, _step: u64, _lr: f64) -> Scalars {
         let [shrink, grow] = self.etas;
         let [least, largest] = self.step_sizes;
         RpropHyper { shrink, grow, least, largest }.row()

@@ -68,7 +68,7 @@ impl Rule for ScheduleFreeAdamW {
     fn scalar_names(&self) -> &'static [&'static str] {
         ScheduleFreeAdamWHyper::NAMES
     }
-    fn scalars(&self, step: u64) -> Scalars {
+    fn scalars(&self, step: u64, _lr: f64) -> Scalars {
         let warm = if step < self.warmup_steps { step as f64 / self.warmup_steps as f64 } else { 1.0 };
         ScheduleFreeAdamWHyper {
             size: correction(self.betas[1], step).sqrt() * warm,

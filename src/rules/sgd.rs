@@ -62,7 +62,7 @@ impl Rule for Sgd {
     fn scalar_names(&self) -> &'static [&'static str] {
         SgdHyper::NAMES
     }
-    fn scalars(&self, step: u64) -> Scalars {
+    fn scalars(&self, step: u64, _lr: f64) -> Scalars {
         let undamped = if step <= 1 { 1.0 } else { 1.0 - self.dampening };
         SgdHyper { momentum: self.momentum, undamped }.row()
     }

@@ -58,7 +58,7 @@ impl Rule for Yogi {
     fn scalar_names(&self) -> &'static [&'static str] {
         YogiHyper::NAMES
     }
-    fn scalars(&self, step: u64) -> Scalars {
+    fn scalars(&self, step: u64, _lr: f64) -> Scalars {
         YogiHyper {
             beta1_complement: 1.0 - self.betas[0],
             beta2_complement: 1.0 - self.betas[1],

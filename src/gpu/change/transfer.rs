@@ -288,7 +288,7 @@ impl Optimizer {
         self.add_lanes(upload, (&mut table, &mut rows), &rates, behind)?;
         if self.plan.averages() {
             // An evaluation may be recorded before any step.
-            self.tables.write_last_step(upload, &rows, &table.last_scalars(&self.plan), counts)?;
+            self.tables.write_last_step(upload, &rows, &table.last_scalars(&self.plan, &rates), counts)?;
         }
         Ok(Restart { rates, table, rows })
     }

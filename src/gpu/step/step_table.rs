@@ -185,8 +185,9 @@ impl StepTable {
     }
 
     /// The scalars of each lane's last step, if it has taken any, by the counts that are confirmed.
-    pub fn last_scalars(&self, plan: &Plan) -> Vec<Scalars> {
-        self.lanes.iter().map(|lane| plan.groups[lane.group].rule.scalars(lane.confirmed.max(1))).collect()
+    pub fn last_scalars(&self, plan: &Plan, rates: &Rates) -> Vec<Scalars> {
+        let of = |lane: &Lane| scalars(plan, rates, lane.group, lane.confirmed.max(1));
+        self.lanes.iter().map(of).collect()
     }
 
     /// Whether any tensor counts by itself, so that reports must bring the counts.
@@ -354,20 +355,19 @@ impl StepTable {
             if rows.is_empty() {
                 continue;
             }
-            let rule = &plan.groups[lane.group].rule;
-            let words = |t: u64| rule.scalars(t + 1).map(|x| x as f32);
+            let words = |t: u64| scalars(plan, rates, lane.group, t + 1).map(|x| x as f32);
             self.write_ring(to, lane.rows_at, lane.rows, rows.clone(), words)?;
             if index == 0 {
                 self.write_factors(to, rates, rows.clone())?;
             }
             self.lanes[index].filled = rows.end;
         }
-        self.fill_own(to, plan)
+        self.fill_own(to, plan, rates)
     }
 
     /// The same of the tensors' own rings, which are short and many: neighbours in one write, as a write costs more than
     /// what it brings. So whole rings are written, with the rows that are there already as they are.
-    fn fill_own(&mut self, to: &mut dyn Writes, plan: &Plan) -> Result<()> {
+    fn fill_own(&mut self, to: &mut dyn Writes, plan: &Plan, rates: &Rates) -> Result<()> {
         // Most tensors share a group and a count with others.
         let mut rings: HashMap<(usize, u64), Vec<[f32; ROW_WORDS]>> = HashMap::new();
         let lacking = |lane: &Lane| lane.filled < lane.confirmed + lane.rows;
@@ -379,10 +379,10 @@ impl StepTable {
             let mut rows = Vec::new();
             for lane in &self.lanes[lanes.clone()] {
                 let ring = rings.entry((lane.group, lane.confirmed)).or_insert_with(|| {
-                    let rule = &plan.groups[lane.group].rule;
                     let mut ring = vec![[0.0; ROW_WORDS]; lane.rows as usize];
                     for count in lane.confirmed..lane.confirmed + lane.rows {
-                        ring[(count % lane.rows) as usize] = rule.scalars(count + 1).map(|x| x as f32);
+                        ring[(count % lane.rows) as usize] =
+                            scalars(plan, rates, lane.group, count + 1).map(|x| x as f32);
                     }
                     ring
                 });
@@ -454,4 +454,9 @@ impl StepTable {
             .collect();
         to.put(&self.buffer, self.rates_at * 4, cast_slice(&rows))
     }
+}
+
+/// The scalars of a group's step, at the rate that it has.
+fn scalars(plan: &Plan, rates: &Rates, group: usize, step: u64) -> Scalars {
+    plan.groups[group].rule.scalars(step, rates.groups()[group].lr)
 }
