@@ -11,6 +11,7 @@ pub mod layout;
 mod names;
 mod passes;
 pub mod rates;
+mod scalars;
 mod slots;
 mod variant;
 
@@ -28,6 +29,7 @@ use crate::tensor::{MAX_ELEMENTS, TensorSpec};
 
 use groups::groups_of;
 pub use passes::Pass;
+pub(crate) use scalars::SharedScalars;
 pub use slots::{ACCUMULATOR, EMA, FACTORS, MASTER, PlannedSlot, slot_shape};
 #[cfg(feature = "checkpoint")]
 pub(crate) use slots::{METADATA, scales_of};
@@ -54,6 +56,8 @@ pub struct Plan {
     pub seed: u64,
     /// The configuration, as [`OptimizerConfig::to_toml`] writes it.
     pub config: Arc<str>,
+    /// Which groups share their scalars.
+    pub(crate) scalars: SharedScalars,
     /// What tensors that are updated need. Asked for at every step, so found once.
     needs: Needs,
     /// The tensors' places by their names.
@@ -153,6 +157,7 @@ impl Plan {
             factors: any(&|v| v.factored),
         };
         let plan = Self {
+            scalars: SharedScalars::of(&groups),
             needs,
             names: Arc::new(names),
             tensors,

@@ -4,10 +4,11 @@ mod support;
 
 use std::time::{Duration, Instant};
 
+use support::model::read_slice;
 use support::{encoder, own_gpu};
 use wgpu_optim::plan::Plan;
-use wgpu_optim::rules::Sgd;
-use wgpu_optim::{Arena, Gpu, HealthConfig, Optimizer, OptimizerConfig, Slice, TensorSpec};
+use wgpu_optim::rules::{AdamW, Sgd};
+use wgpu_optim::{Arena, Gpu, Group, HealthConfig, Optimizer, OptimizerConfig, Slice, TensorSpec};
 
 const FEW: usize = 600;
 
@@ -107,4 +108,43 @@ fn tensors_are_found_by_name_without_a_search() {
     assert_eq!(plan.tensor_named("layers"), None);
     // A search takes 2,500,000,000 comparisons.
     assert!(since.elapsed() < Duration::from_secs(1), "{:?}", since.elapsed());
+}
+
+/// As with decay by layer: a rate of its own for each of many tensors. Their scalars are the same.
+#[test]
+fn many_groups_that_share_their_scalars_fit_and_step() {
+    const GROUPS: usize = 1000;
+    let gpu = own_gpu();
+    gpu.set_workgroup_size(8).unwrap();
+    let specs: Vec<_> =
+        (0..10 * GROUPS).map(|t| TensorSpec::new(format!("{}.{}", t % GROUPS, t / GROUPS), [2])).collect();
+    let rate = |g: usize| 1e-3 * (g + 1) as f64;
+    let grouped = |key: &str, of: &dyn Fn(usize) -> f64| {
+        let group = |g: usize| Group::matching(format!("{g}.*")).set(key, of(g));
+        (0..GROUPS).map(group).fold(OptimizerConfig::new(AdamW::default()), OptimizerConfig::group)
+    };
+    let arena = Arena::new(&gpu, specs.clone()).unwrap();
+    let tensors = || arena.tensors().to_vec();
+    let mut optimizer = Optimizer::new(&gpu, &grouped("lr", &rate), tensors()).unwrap();
+    let places = [0, 1, 999, 1_000, 5_555, 9_999];
+    for place in places {
+        gpu.write(&arena.tensors()[place].gradient.clone().unwrap(), &[1.0, -2.0]).unwrap();
+    }
+    support::submit(&gpu, |encoder| optimizer.step(encoder).unwrap());
+    // The first step of AdamW from 0 is the rate, against the gradient's sign.
+    for place in places {
+        let expected = rate(place % GROUPS) as f32;
+        let params = read_slice(&gpu, &arena.tensors()[place].params).into_iter().map(f32::from_bits);
+        for (found, expected) in params.zip([-expected, expected]) {
+            assert!((found - expected).abs() <= 1e-6 * expected.abs(), "{place}: {found}, {expected}");
+        }
+    }
+    let own_scalars = grouped("eps", &|g| 1e-7 * (g + 1) as f64);
+    let told = Optimizer::memory(&own_scalars, &specs, gpu.limits()).unwrap().total();
+    let shared = Optimizer::memory(&grouped("lr", &rate), &specs, gpu.limits()).unwrap().total();
+    assert!(told - shared >= GROUPS as u64 * 4096 * 48);
+    if told - shared > gpu.limits().binding {
+        let error = Optimizer::new(&gpu, &own_scalars, tensors()).unwrap_err().to_string();
+        assert!(error.contains("1001 of them with scalars of their own") && error.contains("at most"), "{error}");
+    }
 }

@@ -137,6 +137,11 @@ impl Glob {
         Self { prefix: prefix.into_iter().collect(), suffix: suffix.into_iter().collect(), nodes, shape }
     }
 
+    /// What every match starts with, and what it ends with.
+    pub fn ends(&self) -> [&str; 2] {
+        [&self.prefix, &self.suffix]
+    }
+
     /// Whether it matches the whole name.
     pub fn is_match(&self, name: &str) -> bool {
         let fits = name.len() >= self.prefix.len() + self.suffix.len();

@@ -3,7 +3,6 @@
 
 use std::num::NonZeroU32;
 
-use super::step::step_table::Places;
 use crate::config::{EmaConfig, GradientConfig, OptimizerConfig, WeightsConfig};
 use crate::plan::{Plan, Variant};
 use crate::rule::Rule;
@@ -52,17 +51,6 @@ fn accesses() -> impl Iterator<Item = Access> {
         clear: i & 4 != 0,
         bundle: BUNDLE.filter(|_| i & 8 != 0),
     })
-}
-
-/// What an error says fits is the most that does.
-#[test]
-fn the_step_table_is_told_what_fits() {
-    for (binding, tensors) in [(128u64 << 20, 670u64), (128 << 20, 1), (1 << 30, 100_000), (1 << 20, 100_000)] {
-        let most = Places::most_groups(tensors, binding);
-        let bytes = |groups| Places::for_counts(groups, tensors).bytes();
-        assert!(most == 0 || bytes(most) <= binding, "{most} of {binding}");
-        assert!(bytes(most + 1) > binding, "{most} of {binding}");
-    }
 }
 
 fn prepare() -> naga::Module {

@@ -1,0 +1,134 @@
+//! Writes the rows of the step table.
+
+use std::collections::HashMap;
+use std::ops::Range;
+
+use bytemuck::cast_slice;
+
+use super::{OwnLane, STEP_ROWS, StepTable};
+use crate::config::schedule::held;
+use crate::error::Result;
+use crate::gpu::abi::{LaneSource, ROW_WORDS, RatesRow};
+use crate::gpu::device::upload::Writes;
+use crate::plan::Plan;
+use crate::plan::rates::Rates;
+use crate::rule::hyper::Scalars;
+
+/// Of tensors' own rings, so many in one write at most.
+const OWN_WRITE: usize = 4096;
+
+impl StepTable {
+    /// Those rows of the rings that groups go by.
+    pub(super) fn write_rings(&self, to: &mut dyn Writes, plan: &Plan, rates: &Rates, rows: Range<u64>) -> Result<()> {
+        for (ring, group) in plan.scalars.first_groups().iter().enumerate() {
+            let row = |count: u64| row_of(plan, rates, *group, count);
+            self.write_ring(to, self.places.ring(ring), STEP_ROWS, rows.clone(), row)?;
+        }
+        Ok(())
+    }
+
+    /// Extends the tensors' own rings, which are short and many: neighbours in one write, as a write costs more than
+    /// what it brings. So whole rings are written, with the rows that are there already as they are.
+    pub(super) fn fill_own(&mut self, to: &mut dyn Writes, plan: &Plan, rates: &Rates) -> Result<()> {
+        let rows = self.places.own_rows;
+        // Most tensors share a group and a count with others.
+        let mut rings: HashMap<(usize, u64), Vec<[f32; ROW_WORDS]>> = HashMap::new();
+        let lacking = |lane: &OwnLane| lane.filled < lane.confirmed + rows;
+        let mut next = 0;
+        while next < self.own.len() {
+            let run = self.own[next..].iter().take_while(|lane| lacking(lane)).take(OWN_WRITE).count();
+            let lanes = next..next + run;
+            next = lanes.end.max(next + 1);
+            let mut written = Vec::new();
+            for lane in &self.own[lanes.clone()] {
+                let ring = rings.entry((lane.group, lane.confirmed)).or_insert_with(|| {
+                    let mut ring = vec![[0.0; ROW_WORDS]; rows as usize];
+                    for count in lane.confirmed..lane.confirmed + rows {
+                        ring[(count % rows) as usize] = row_of(plan, rates, lane.group, count);
+                    }
+                    ring
+                });
+                written.extend_from_slice(ring);
+            }
+            if run > 0 {
+                to.put(&self.buffer, self.places.own_ring(lanes.start) * 4, cast_slice(written.as_flattened()))?;
+            }
+            for lane in &mut self.own[lanes] {
+                lane.filled = lane.confirmed + rows;
+            }
+        }
+        Ok(())
+    }
+
+    /// The factors of those steps.
+    pub(super) fn write_factors(&self, to: &mut dyn Writes, rates: &Rates, rows: Range<u64>) -> Result<()> {
+        let factor = |t: u64| [(rates.factor(t) * rates.unit()) as f32];
+        self.write_ring(to, self.places.factors_at, STEP_ROWS, rows, factor)
+    }
+
+    fn write_ring<const N: usize>(
+        &self,
+        to: &mut dyn Writes,
+        at: u64,
+        rows: u64,
+        range: Range<u64>,
+        words: impl Fn(u64) -> [f32; N],
+    ) -> Result<()> {
+        let mut start = range.start;
+        while start < range.end {
+            let end = range.end.min((start / rows + 1) * rows);
+            let values: Vec<[f32; N]> = (start..end).map(&words).collect();
+            let word = at + start % rows * N as u64;
+            to.put(&self.buffer, word * 4, cast_slice(values.as_flattened()))?;
+            start = end;
+        }
+        Ok(())
+    }
+
+    pub(super) fn write_lanes(&self, to: &mut dyn Writes) -> Result<()> {
+        let groups = self.rings.iter().enumerate().map(|(group, ring)| LaneSource {
+            group: group as u32,
+            counts: 0,
+            rows_at: self.places.ring(*ring) as u32,
+            rows: STEP_ROWS as u32,
+        });
+        let own = self.own.iter().enumerate().map(|(place, lane)| LaneSource {
+            group: lane.group as u32,
+            counts: lane.tensor as u32 + 1,
+            rows_at: self.places.own_ring(place) as u32,
+            rows: self.places.own_rows as u32,
+        });
+        let rows: Vec<_> = groups.chain(own).collect();
+        to.put(&self.buffer, 0, cast_slice(&rows))
+    }
+
+    pub(super) fn write_rates(&self, to: &mut dyn Writes, rates: &Rates) -> Result<()> {
+        let rows: Vec<_> = rates
+            .groups()
+            .iter()
+            .map(|group| {
+                let decays = group.decays();
+                RatesRow {
+                    lr: held(group.lr / rates.unit()) as f32,
+                    coupled: decays.coupled as f32,
+                    decoupled: decays.decoupled as f32,
+                    in_ratio: decays.in_ratio as f32,
+                    sign: group.sign as f32,
+                    unscaled: u32::from(!group.scaled),
+                    spare: [0; 2],
+                }
+            })
+            .collect();
+        to.put(&self.buffer, self.places.rates_at * 4, cast_slice(&rows))
+    }
+}
+
+/// The row for that count of steps taken.
+fn row_of(plan: &Plan, rates: &Rates, group: usize, count: u64) -> [f32; ROW_WORDS] {
+    scalars(plan, rates, group, count + 1).map(|x| x as f32)
+}
+
+/// The scalars of a group's step, at the rate that it has.
+pub(super) fn scalars(plan: &Plan, rates: &Rates, group: usize, step: u64) -> Scalars {
+    plan.groups[group].rule.scalars(step, rates.groups()[group].lr)
+}
