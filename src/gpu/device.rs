@@ -6,6 +6,7 @@ pub mod context;
 pub mod faults;
 pub mod lost;
 pub mod mutants;
+pub mod peak;
 pub mod pipeline_cache;
 pub mod pipelines;
 pub mod slice;

@@ -7,6 +7,7 @@ use std::time::Instant;
 use super::adapters::{adapters, no_adapter_hint};
 use super::faults::Faults;
 use super::lost::{Lost, LostFlag};
+use super::peak::Peak;
 use super::pipelines::{Bindings, Pipelines};
 use super::slice::Slice;
 use super::waiting::Patience;
@@ -38,6 +39,7 @@ struct Inner {
     spare_memory: AtomicU64,
     faults: Faults,
     created: Counters,
+    peak: Peak,
     pipelines: Pipelines,
 }
 
@@ -96,6 +98,7 @@ impl Gpu {
             spare_memory: AtomicU64::new(SPARE_MEMORY),
             faults: Faults::default(),
             created: Counters::default(),
+            peak: Peak::default(),
             pipelines: Pipelines::default(),
         };
         Self { inner: Arc::new(inner) }
@@ -242,11 +245,17 @@ impl Gpu {
         if self.faults().refuses_allocation() {
             return Err(out_of_memory(&format!("a write of {} bytes", bytes.len())));
         }
-        self.scoped("a write", |_| self.queue().write_buffer(buffer, offset, bytes))
+        self.scoped("a write", |_| self.queue().write_buffer(buffer, offset, bytes))?;
+        self.look_at_memory();
+        Ok(())
     }
 
     pub(in crate::gpu) fn faults(&self) -> &Faults {
         &self.inner.faults
+    }
+
+    pub(super) fn peak(&self) -> &Peak {
+        &self.inner.peak
     }
 
     pub(in crate::gpu) fn pipelines(&self) -> &Pipelines {
@@ -351,6 +360,7 @@ impl Gpu {
         self.inner.created.buffers.fetch_add(1, Ordering::Relaxed);
         self.inner.created.bytes.fetch_add(size, Ordering::Relaxed);
         let buffer = self.scoped(&what, make)?;
+        self.look_at_memory();
         if self.faults().refuses_allocation() {
             return Err(out_of_memory(&what));
         }
