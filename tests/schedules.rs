@@ -1,13 +1,14 @@
 //! Learning rates against PyTorch's schedulers (its formula for the kinds that PyTorch has not).
 
 use std::path::Path;
+use std::time::Instant;
 
 use proptest::prelude::*;
 use serde_json::Value;
 use wgpu_optim::plan::Plan;
 use wgpu_optim::rates::Rates;
 use wgpu_optim::rules::{self, Sgd};
-use wgpu_optim::schedule::{Constant, Exponential, Geometric, Kind, LARGEST_LR, OneCycle};
+use wgpu_optim::schedule::{Constant, Exponential, Geometric, Kind, LARGEST_LR, MultiStep, OneCycle};
 use wgpu_optim::{Group, OptimizerConfig, OptionValue, Schedule, TensorSpec};
 
 /// Of the base rate, since near zero PyTorch's own rounding shows. Both sides are float64 formulas;
@@ -219,6 +220,47 @@ fn long_sequences_take_no_stack_and_little_time() {
     let small = std::thread::Builder::new().stack_size(512 << 10);
     let read = small.spawn(move || toml::from_str::<OptimizerConfig>(&text).unwrap().schedule.then.len());
     assert_eq!(read.unwrap().join().unwrap() as u64, COUNT / 5);
+}
+
+/// A window of rates takes about as long under ten thousand shapes, or milestones, as under one: their place is searched
+/// for, not walked to. Walked, it takes some hundred times as long.
+#[test]
+fn a_window_of_rates_takes_no_walk_along_the_schedule() {
+    const COUNT: u64 = 10_000;
+    const WINDOW: u64 = 4096;
+    let shapes = |count| (1..count).fold(Schedule::default(), |all, _| all.then(1, Exponential { gamma: 1.5 }));
+    let milestones = |count| Schedule::from(MultiStep { milestones: (1..=count).collect(), gamma: 1.0 });
+    // Of the fewest that were seen, since a machine may be busy.
+    let time = |schedule: Schedule| {
+        let plan = Plan::new(&OptimizerConfig::new(Sgd { lr: 1.0, ..Sgd::default() }).schedule(schedule), &[]).unwrap();
+        let rates = Rates::new(&plan);
+        let window = || (COUNT..COUNT + WINDOW).map(|t| rates.lr(t)).sum::<f64>();
+        let timed = |_| {
+            let start = Instant::now();
+            assert!(std::hint::black_box(window()).is_finite());
+            start.elapsed()
+        };
+        (0..7).map(timed).min().unwrap()
+    };
+    for (what, few, many) in
+        [("shapes", time(shapes(2)), time(shapes(COUNT))), ("milestones", time(milestones(1)), time(milestones(COUNT)))]
+    {
+        assert!(many < 20 * few, "{what}: {many:?}, and {few:?} with one");
+    }
+}
+
+/// One after the other, a step at a time, as it is without a search.
+#[test]
+fn a_search_finds_the_shape_that_a_walk_does() {
+    let shape = |n: u64| Exponential { gamma: 1.0 + n as f64 / 64.0 };
+    let lengths = [3, 1, 7, 2, u64::MAX - 20, u64::MAX, 5];
+    let numbered = (1..).zip(lengths);
+    let schedule = numbered.fold(Schedule::from(shape(0)), |all, (n, length)| all.then(length, shape(n)));
+    let config = OptimizerConfig::new(Sgd { lr: 1.0, ..Sgd::default() }).schedule(schedule.clone());
+    let rates = Rates::new(&Plan::new(&config, &[]).unwrap());
+    for t in (0..40).chain(u64::MAX - 40..=u64::MAX) {
+        assert_eq!(rates.lr(t), schedule.lr(t, 1.0), "after {t} steps");
+    }
 }
 
 #[test]

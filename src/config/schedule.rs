@@ -295,9 +295,13 @@ impl Schedule {
         held(kind.lr(warmup_steps, t, lr))
     }
 
-    /// [`Schedule::lr`] over `lr`, which may be far above [`LARGEST_LR`].
-    pub(crate) fn factor(&self, t: u64, lr: f64) -> f64 {
-        let (kind, warmup_steps, t) = self.piece_at(t);
+    /// [`Schedule::lr`] over `lr`, which may be far above [`LARGEST_LR`]. Whoever asks for many steps finds their shapes in
+    /// the schedule's own [`Starts`].
+    pub(crate) fn factor(&self, starts: &Starts, t: u64, lr: f64) -> f64 {
+        let (kind, warmup_steps, t) = match starts.0.partition_point(|start| *start <= t).checked_sub(1) {
+            Some(number) => (&self.then[number].kind, self.then[number].warmup_steps, t - starts.0[number]),
+            None => (&self.kind, self.warmup_steps, t),
+        };
         kind.lr(warmup_steps, t, lr) / lr
     }
 
@@ -312,5 +316,20 @@ impl Schedule {
             (kind, warmup_steps) = (&then.kind, then.warmup_steps);
         }
         (kind, warmup_steps, t)
+    }
+}
+
+/// After how many steps each of the shapes that follow begins, as far as steps can be counted: what a schedule of many is
+/// searched by, once for each step of a window.
+#[derive(Debug, Clone)]
+pub(crate) struct Starts(Vec<u64>);
+
+impl Starts {
+    pub(crate) fn of(schedule: &Schedule) -> Self {
+        let next = |start: &mut u64, then: &Then| {
+            *start = start.checked_add(then.after)?;
+            Some(*start)
+        };
+        Self(schedule.then.iter().scan(0, next).collect())
     }
 }

@@ -1,7 +1,7 @@
 //! Learning rates and weight decays of the groups, as they can change at run time.
 
 use super::Plan;
-use crate::config::schedule::{Kind, LARGEST_LR, Plateau, PlateauState, Schedule, held};
+use crate::config::schedule::{Kind, LARGEST_LR, Plateau, PlateauState, Schedule, Starts, held};
 use crate::error::{Error, Result};
 use crate::options::OptionError;
 use crate::options::range::NON_NEGATIVE;
@@ -36,6 +36,7 @@ pub struct Decays {
 pub struct Rates {
     base: f64,
     schedule: Schedule,
+    starts: Starts,
     groups: Vec<GroupRates>,
     /// By group, while the base rate is 0 and no rate tells it: its ratio to the base rate.
     ratios: Vec<Option<f64>>,
@@ -108,6 +109,7 @@ impl Rates {
         Self {
             base,
             schedule: plan.schedule.clone(),
+            starts: Starts::of(&plan.schedule),
             groups,
             ratios: configured.groups.iter().map(|g| g.ratio).collect(),
             plateau: PlateauState::default(),
@@ -168,7 +170,7 @@ impl Rates {
     /// [`LARGEST_LR`].
     pub fn factor(&self, taken: u64) -> f64 {
         let base = self.reference();
-        let factor = self.schedule.factor(taken, base);
+        let factor = self.schedule.factor(&self.starts, taken, base);
         let factor = self.watched().map_or(factor, |plateau| factor * plateau.share(self.plateau.factor, base));
         let most = if self.base == 0.0 { LARGEST_LR } else { (LARGEST_LR / self.base).min(f64::MAX) };
         factor.min(most)

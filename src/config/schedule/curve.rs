@@ -54,7 +54,8 @@ impl Kind {
             Self::Constant(_) => lr,
             Self::Step(k) => lr * k.gamma.powf((t / k.step_size.max(1)) as f64),
             Self::MultiStep(k) => {
-                let passed = k.milestones.iter().filter(|m| **m <= t).count();
+                // They rise.
+                let passed = k.milestones.partition_point(|m| *m <= t);
                 lr * k.gamma.powf(passed as f64)
             }
             Self::Exponential(k) => lr * k.gamma.powf(t as f64),
