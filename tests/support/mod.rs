@@ -13,12 +13,35 @@ pub mod watched;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use wgpu_optim::wgpu::PollType;
 use wgpu_optim::{Arena, Gpu, Health, Optimizer, TensorSpec};
+
+static SHARED: OnceLock<Gpu> = OnceLock::new();
 
 /// The device of the tests. No adapter is a failure, never a skip.
 pub fn gpu() -> Gpu {
-    static GPU: OnceLock<Gpu> = OnceLock::new();
-    GPU.get_or_init(own_gpu).clone()
+    AT_THE_END.with(|_| ());
+    SHARED.get_or_init(own_gpu).clone()
+}
+
+/// Nothing drops the shared device, and a process that ends while its driver's threads still work for it may crash: each
+/// test's thread ends when all that is submitted there is done. A device that is dropped waits by itself.
+struct AtTheEnd;
+
+thread_local! {
+    static AT_THE_END: AtTheEnd = const { AtTheEnd };
+}
+
+impl Drop for AtTheEnd {
+    fn drop(&mut self) {
+        let Some(device) = SHARED.get().map(|gpu| gpu.device().clone()) else { return };
+        let wait =
+            move || device.poll(PollType::Wait { submission_index: None, timeout: Some(Duration::from_secs(60)) });
+        // Another thread, since what wgpu keeps by thread may already be gone in this one.
+        if let Ok(Err(error)) = std::thread::spawn(wait).join() {
+            eprintln!("what the tests submitted did not end: {error}");
+        }
+    }
 }
 
 /// A device that no other test has.
