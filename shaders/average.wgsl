@@ -1,9 +1,7 @@
 // Moving average of the weights, after everything else has shaped them.
 
-@group(1) @binding(0) var<storage, read> blocks: array<Block>;
+@group(1) @binding(0) var<storage, read> tables: array<u32>;
 @group(1) @binding(1) var<uniform> settings: Settings;
-@group(1) @binding(2) var<storage, read> verdicts: array<Verdict>;
-@group(1) @binding(3) var<storage, read> lanes: array<Lane>;
 
 @compute @workgroup_size(WORKGROUP)
 fn average_weights(
@@ -15,9 +13,9 @@ fn average_weights(
     if row == NO_ROW {
         return;
     }
-    let block = blocks[row];
-    let verdict = verdicts[block.tensor];
-    let weight = lanes[verdict.lane].ema_weight;
+    let block = block_at(row);
+    let verdict = verdict_of(block.tensor);
+    let weight = lane_at(verdict.lane).ema_weight;
     if verdict.action != TAKE || weight == 0.0 {
         return;
     }

@@ -1,4 +1,4 @@
-// The block table. `BlockRow` in `src/gpu/rows.rs`.
+// The block table. `BlockRow` in `src/gpu/abi.rs`.
 
 struct Block {
     tensor: u32,
@@ -8,6 +8,11 @@ struct Block {
     state: u32,
     partial: u32,
     spare: vec2<u32>,
+}
+
+// A row of `tables`, which start with the blocks.
+fn block_at(row: u32) -> Block {
+    return load_block(row * BLOCK_WORDS);
 }
 
 // Which of a dispatch's blocks a workgroup serves; past the last where the second dimension is not filled.

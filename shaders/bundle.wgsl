@@ -1,5 +1,5 @@
 // The spans that a dispatch serves where each has bindings of its own, in arrays. `AssignmentRow`
-// in `src/gpu/rows.rs`.
+// in `src/gpu/abi.rs`.
 
 // What a workgroup serves.
 struct Assignment {

@@ -1,4 +1,4 @@
-// What the GPU keeps from step to step. `Control` in `src/gpu/rows.rs`.
+// What the GPU keeps from step to step. `Control` in `src/gpu/abi.rs`.
 
 struct Control {
     taken: u32,

@@ -1,10 +1,8 @@
 // Replaces the parameters of a rule that averages its iterates by those to evaluate with. A tensor that
 // has taken no step is left alone.
 
-@group(1) @binding(0) var<storage, read> blocks: array<Block>;
+@group(1) @binding(0) var<storage, read> tables: array<u32>;
 @group(1) @binding(1) var<uniform> settings: Settings;
-@group(1) @binding(2) var<storage, read> verdicts: array<Verdict>;
-@group(1) @binding(3) var<storage, read> lanes: array<Lane>;
 @group(1) @binding(4) var<storage, read> control: Control;
 
 @compute @workgroup_size(WORKGROUP)
@@ -17,13 +15,13 @@ fn evaluate(
     if row == NO_ROW {
         return;
     }
-    let block = blocks[row];
+    let block = block_at(row);
     if control.phase != TRAINING || control.counts[block.tensor] == 0u {
         return;
     }
     begin_state(thread);
-    let verdict = verdicts[block.tensor];
-    let h = load_hyper(lanes[verdict.lane]);
+    let verdict = verdict_of(block.tensor);
+    let h = load_hyper(lane_at(verdict.lane));
     for (var i = thread * 4u; i < block.len; i += WORKGROUP * 4u) {
         let count = min(block.len - i, 4u);
         let weights = evaluated(load_weights(block, i, count), load_state(block, i), h);

@@ -1,9 +1,8 @@
 // Find: one read of the gradients counts the elements that are not finite, straight to the control block, where a step
 // needs nothing else of them. Whole numbers can be added up in any order.
 
-@group(1) @binding(0) var<storage, read> blocks: array<Block>;
+@group(1) @binding(0) var<storage, read> tables: array<u32>;
 @group(1) @binding(1) var<uniform> settings: Settings;
-@group(1) @binding(2) var<storage, read> absent: array<u32>;
 // `Control` as words.
 @group(1) @binding(3) var<storage, read_write> control: array<atomic<u32>>;
 
@@ -31,8 +30,8 @@ fn find_nonfinite(
     if row == NO_ROW {
         return;
     }
-    let block = blocks[row];
-    if absent[block.tensor] != 0u || !completes_step(atomicLoad(&control[MICRO])) {
+    let block = block_at(row);
+    if is_absent(block.tensor) || !completes_step(atomicLoad(&control[MICRO])) {
         return;
     }
     let unscale = bitcast<f32>(atomicLoad(&control[UNSCALE_WORD]));

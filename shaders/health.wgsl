@@ -2,11 +2,6 @@
 
 @group(1) @binding(5) var<storage, read_write> partials: array<Partial>;
 
-// The blocks' parts follow the sums of updates, at the next multiple of 256 bytes.
-fn parts_at() -> u32 {
-    return (2u * settings.tensors + 7u) / 8u * 8u;
-}
-
 var<private> of_weights: vec3<f32>;
 var<private> of_change: vec3<f32>;
 
@@ -24,8 +19,7 @@ fn report_health(block: Block, thread: u32) {
     let change = Partial(of_change.x, of_change.y, of_change.z, 0.0, 0u, 0u, vec2<u32>());
     let change_of_block = sum_over_workgroup(thread, change);
     if thread == 0u {
-        let first = parts_at() + block.partial;
-        partials[first] = of_block;
-        partials[first + settings.blocks] = change_of_block;
+        partials[block.partial] = of_block;
+        partials[settings.blocks + block.partial] = change_of_block;
     }
 }

@@ -1,4 +1,4 @@
-// What `prepare.wgsl` tells the update about this step. `src/gpu/rows.rs` has the same rows.
+// What `prepare.wgsl` tells the update about this step. `src/gpu/abi.rs` has the same rows.
 
 // The numbers of a group at this step; a tensor that has missed steps has a lane of its own.
 struct Lane {
@@ -31,6 +31,14 @@ struct Verdict {
     // What its random bits depend on: the tensor, and the steps it has taken before this one.
     key: u32,
     steps: u32,
+}
+
+fn lane_at(index: u32) -> Lane {
+    return load_lane(settings.lanes_at + index * LANE_WORDS);
+}
+
+fn verdict_of(tensor: u32) -> Verdict {
+    return load_verdict(settings.verdicts_at + tensor * VERDICT_WORDS);
 }
 
 fn noise_at(verdict: Verdict) -> vec2<u32> {

@@ -2,10 +2,8 @@
 
 override NORM: bool = true;
 
-@group(1) @binding(0) var<storage, read> blocks: array<Block>;
+@group(1) @binding(0) var<storage, read> tables: array<u32>;
 @group(1) @binding(1) var<uniform> settings: Settings;
-@group(1) @binding(2) var<storage, read> verdicts: array<Verdict>;
-@group(1) @binding(3) var<storage, read> sums: array<Partial>;
 
 @compute @workgroup_size(WORKGROUP)
 fn limit(
@@ -17,14 +15,14 @@ fn limit(
     if row == NO_ROW {
         return;
     }
-    let block = blocks[row];
-    let verdict = verdicts[block.tensor];
+    let block = block_at(row);
+    let verdict = verdict_of(block.tensor);
     if verdict.action != TAKE {
         return;
     }
-    var size = largest_scaled(sums[block.tensor]);
+    var size = largest_scaled(sum_at(block.tensor));
     if NORM {
-        size = norm_of(sums[block.tensor]);
+        size = norm_of(sum_at(block.tensor));
     }
     let scale = clip_factor(size, settings.weight_limit, 0.0);
     if scale.mantissa == 1.0 && scale.exponent == 0 {

@@ -4,10 +4,8 @@
 
 override CAUTIOUS: bool = false;
 
-@group(1) @binding(0) var<storage, read> blocks: array<Block>;
+@group(1) @binding(0) var<storage, read> tables: array<u32>;
 @group(1) @binding(1) var<uniform> settings: Settings;
-@group(1) @binding(2) var<storage, read> verdicts: array<Verdict>;
-@group(1) @binding(3) var<storage, read> lanes: array<Lane>;
 @group(1) @binding(4) var<storage, read_write> partials: array<Partial>;
 
 @compute @workgroup_size(WORKGROUP)
@@ -20,13 +18,13 @@ fn measure(
     if row == NO_ROW {
         return;
     }
-    let block = blocks[row];
-    let verdict = verdicts[block.tensor];
+    let block = block_at(row);
+    let verdict = verdict_of(block.tensor);
     if verdict.action != TAKE {
         return;
     }
     begin_state(thread);
-    let lane = lanes[verdict.lane];
+    let lane = lane_at(verdict.lane);
     let h = load_hyper(lane);
     var of_params = vec3<f32>();
     var of_update = vec3<f32>();

@@ -1,4 +1,4 @@
-// Part of what a tensor's elements add up to. `Partial` in `src/gpu/rows.rs`.
+// Part of what a tensor's elements add up to. `Partial` in `src/gpu/abi.rs`.
 //
 // Squares are summed at three fixed scales (Blue 1978; Anderson 2017), so that neither huge nor tiny
 // elements leave f32. In f32 a square is safe between 2^-50 and 2^46, 2^33 of them added up included.

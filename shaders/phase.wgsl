@@ -1,4 +1,4 @@
-// From one phase to the next: `Phase` in `src/gpu/phases.rs`.
+// From one phase to the next: `Phase` in `src/gpu/step/phases.rs`.
 
 // The word of `Control` that has the phase.
 const PHASE: u32 = 14u;

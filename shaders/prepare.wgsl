@@ -28,16 +28,14 @@ const MAX_SCALARS: u32 = 12u;
 const LARGEST_GAMMA: f32 = 0x1p+60f;
 
 @group(0) @binding(0) var<uniform> settings: Settings;
-// The blocks' parts, or, where limits go by tensor, the tensors' sums.
+// The parts of blocks, or of groups of them.
 @group(0) @binding(1) var<storage, read> parts_in: array<Partial>;
-@group(0) @binding(2) var<storage, read> tensors: array<Tensor>;
-@group(0) @binding(3) var<storage, read> absent: array<u32>;
-@group(0) @binding(4) var<storage, read> table: array<u32>;
-@group(0) @binding(5) var<storage, read_write> control: Control;
-@group(0) @binding(6) var<storage, read_write> lanes: array<Lane>;
-@group(0) @binding(7) var<storage, read_write> verdicts: array<Verdict>;
+@group(0) @binding(2) var<storage, read_write> tables: array<u32>;
+// Rates and scalars of coming steps.
+@group(0) @binding(3) var<storage, read> table: array<u32>;
+@group(0) @binding(4) var<storage, read_write> control: Control;
 // For the caller's loss kernel to bind.
-@group(0) @binding(8) var<storage, read_write> loss_scale: array<f32>;
+@group(0) @binding(5) var<storage, read_write> loss_scale: array<f32>;
 
 var<workgroup> skip: u32;
 var<workgroup> factor: Scaled;
@@ -109,23 +107,33 @@ fn resolve(index: u32, taken: u32) {
     if table[rates + 5u] != 0u {
         lr = 1.0;
     }
-    lanes[index].lr = lr;
-    lanes[index].coupled = bitcast<f32>(table[rates + 1u]);
-    lanes[index].lr_decoupled = held_rate(lr, bitcast<f32>(table[rates + 2u]));
-    lanes[index].in_ratio = bitcast<f32>(table[rates + 3u]);
-    lanes[index].sign = bitcast<f32>(table[rates + 4u]);
-    lanes[index].unscale = control.unscale;
+    var lane: Lane;
+    lane.lr = lr;
+    lane.coupled = bitcast<f32>(table[rates + 1u]);
+    lane.lr_decoupled = held_rate(lr, bitcast<f32>(table[rates + 2u]));
+    lane.in_ratio = bitcast<f32>(table[rates + 3u]);
+    lane.sign = bitcast<f32>(table[rates + 4u]);
+    lane.unscale = control.unscale;
     var count = taken;
     if source != 0u {
         count = control.counts[source - 1u];
     }
     if EMA {
-        lanes[index].ema_weight = ema_weight(count + 1u);
+        lane.ema_weight = ema_weight(count + 1u);
     }
     let row = rows_at + count % rows * MAX_SCALARS;
     for (var i = 0u; i < MAX_SCALARS; i += 1u) {
-        lanes[index].scalars[i] = bitcast<f32>(table[row + i]);
+        lane.scalars[i] = bitcast<f32>(table[row + i]);
     }
+    set_lane(settings.lanes_at + index * LANE_WORDS, lane);
+}
+
+// What the norm is made of: parts as they come in, or the tensors' sums where limits go by tensor.
+fn part_at(index: u32) -> Partial {
+    if BY_TENSOR {
+        return sum_at(index);
+    }
+    return parts_in[index];
 }
 
 @compute @workgroup_size(WORKGROUP)
@@ -138,7 +146,7 @@ fn prepare(@builtin(local_invocation_index) thread: u32) {
     if SCAN && (completes || COUNT_EACH) && !misplaced {
         let count = select(settings.parts, settings.tensors, BY_TENSOR);
         for (var i = thread; i < count; i += WORKGROUP) {
-            mine = add(mine, parts_in[i]);
+            mine = add(mine, part_at(i));
         }
     }
     var total = sum_over_workgroup(thread, mine);
@@ -161,32 +169,30 @@ fn prepare(@builtin(local_invocation_index) thread: u32) {
     workgroupBarrier();
     storageBarrier();
     for (var i = thread; i < settings.tensors; i += WORKGROUP) {
-        let tensor = tensors[i];
+        let tensor = tensor_at(i);
         var action = LEAVE;
-        if tensor.live != 0u && absent[i] == 0u {
+        if tensor.live != 0u && !is_absent(i) {
             action = select(TAKE, SKIP_STEP, skip != 0u);
             action = select(ACCUMULATE, action, completes);
         }
         var scale = factor;
         if CLIP_TENSOR_NORM {
-            scale = clip_factor(norm_of(parts_in[i]), settings.norm_limit, NORM_EPS);
+            scale = clip_factor(norm_of(sum_at(i)), settings.norm_limit, NORM_EPS);
         }
         if CLIP_LARGEST {
-            scale = clip_factor(largest_scaled(parts_in[i]), settings.norm_limit, 0.0);
+            scale = clip_factor(largest_scaled(sum_at(i)), settings.norm_limit, 0.0);
         }
-        verdicts[i].action = action;
-        verdicts[i].lane = tensor.lane;
-        verdicts[i].exponent = scale.exponent;
-        verdicts[i].coefficient = scale.mantissa;
-        verdicts[i].elements = tensor.elements;
-        verdicts[i].key = tensor.key;
-        verdicts[i].steps = control.counts[i];
+        var share = 0.0;
+        let steps = control.counts[i];
         if action == TAKE {
-            control.counts[i] += 1u;
+            control.counts[i] = steps + 1u;
             if AVERAGES && tensor.averages != 0u {
-                verdicts[i].share = share_of(i, lanes[tensor.lane]);
+                share = share_of(i, lane_at(tensor.lane));
             }
         }
+        let verdict =
+            Verdict(action, tensor.lane, scale.exponent, scale.mantissa, tensor.elements, share, tensor.key, steps);
+        set_verdict(settings.verdicts_at + i * VERDICT_WORDS, verdict);
     }
     if thread == 0u {
         // The rate of [optimizer].lr, which group 0 always has.

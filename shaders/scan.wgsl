@@ -9,9 +9,8 @@ override TEST_NONFINITE: bool = true;
 // Whether non-finite elements are counted as each micro-batch brings them, for want of a trace in the sum.
 override COUNT_EACH: bool = false;
 
-@group(1) @binding(0) var<storage, read> blocks: array<Block>;
+@group(1) @binding(0) var<storage, read> tables: array<u32>;
 @group(1) @binding(1) var<uniform> settings: Settings;
-@group(1) @binding(2) var<storage, read> absent: array<u32>;
 @group(1) @binding(3) var<storage, read_write> partials: array<Partial>;
 @group(1) @binding(4) var<storage, read> control: Control;
 
@@ -62,8 +61,8 @@ fn scan(
     if row == NO_ROW {
         return;
     }
-    let block = blocks[row];
-    if absent[block.tensor] != 0u || !(COUNT_EACH || completes_step(control.micro)) {
+    let block = block_at(row);
+    if is_absent(block.tensor) || !(COUNT_EACH || completes_step(control.micro)) {
         return;
     }
     let unscale = control.unscale;

@@ -1,4 +1,4 @@
-// What holds for every step. `Settings` in `src/gpu/rows.rs`.
+// What holds for every step. `Settings` in `src/gpu/abi.rs`.
 
 struct Settings {
     blocks: u32,
@@ -6,6 +6,13 @@ struct Settings {
     parts: u32,
     tensors: u32,
     lanes: u32,
+    // Word offsets of what lies in `tables`, behind the blocks.
+    tensors_at: u32,
+    absent_at: u32,
+    verdicts_at: u32,
+    lanes_at: u32,
+    sums_at: u32,
+    line_sets_at: u32,
     // Word offsets in the step table.
     rates_at: u32,
     factors_at: u32,

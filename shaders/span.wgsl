@@ -1,4 +1,4 @@
-// The span that a dispatch serves. `SpanRow` in `src/gpu/rows.rs`.
+// The span that a dispatch serves. `SpanRow` in `src/gpu/abi.rs`.
 
 struct Span {
     first_block: u32,

@@ -5,6 +5,7 @@
 
 // The first part of each group, and how many it has.
 @group(0) @binding(1) var<storage, read> groups_of_blocks: array<vec2<u32>>;
+@group(0) @binding(3) var<storage, read_write> sums: array<Partial>;
 
 @compute @workgroup_size(WORKGROUP)
 fn sum_groups(
@@ -17,5 +18,8 @@ fn sum_groups(
         return;
     }
     let own = groups_of_blocks[index];
-    sum_parts(thread, own.x + group.z * settings.blocks, own.y, group.z * settings.parts + index);
+    let total = sum_parts(thread, own.x + group.z * settings.blocks, own.y);
+    if thread == 0u {
+        sums[group.z * settings.parts + index] = total;
+    }
 }

@@ -1,7 +1,10 @@
 // Sums over each tensor of its parts, of blocks or of groups of blocks, in fixed order: one workgroup a tensor. Where there are
 // two sets of parts (of parameters and of updates), the second follows the first.
 
-@group(0) @binding(1) var<storage, read> tensors: array<Tensor>;
+@group(0) @binding(1) var<storage, read_write> tables: array<u32>;
+
+// Which sums these are, in sums of all tensors from the first.
+override SUMS: u32 = 0u;
 
 @compute @workgroup_size(WORKGROUP)
 fn sum_tensors(
@@ -13,7 +16,10 @@ fn sum_tensors(
     if index >= settings.tensors {
         return;
     }
-    let tensor = tensors[index];
+    let tensor = tensor_at(index);
     let first = tensor.first_partial + group.z * settings.parts;
-    sum_parts(thread, first, tensor.partials, group.z * settings.tensors + index);
+    let total = sum_parts(thread, first, tensor.partials);
+    if thread == 0u {
+        set_partial(settings.sums_at + ((SUMS + group.z) * settings.tensors + index) * PARTIAL_WORDS, total);
+    }
 }

@@ -2,7 +2,7 @@
 // tensor that has no average yet is left alone, and so is a row that joined after the last averaging: NaN. All are
 // if the device is not in the phase for it.
 
-@group(1) @binding(0) var<storage, read> blocks: array<Block>;
+@group(1) @binding(0) var<storage, read> tables: array<u32>;
 @group(1) @binding(1) var<uniform> settings: Settings;
 @group(1) @binding(2) var<storage, read> control: Control;
 @group(1) @binding(3) var<uniform> turn: Turn;
@@ -17,7 +17,7 @@ fn swap_weights(
     if row == NO_ROW {
         return;
     }
-    let block = blocks[row];
+    let block = block_at(row);
     if control.phase != turn.before || control.counts[block.tensor] < settings.ema_interval {
         return;
     }

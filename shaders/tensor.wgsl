@@ -1,4 +1,4 @@
-// A tensor for the kernels that go by tensors. `TensorRow` in `src/gpu/rows.rs`.
+// A tensor for the kernels that go by tensors. `TensorRow` in `src/gpu/abi.rs`.
 
 struct Tensor {
     lane: u32,
@@ -12,4 +12,8 @@ struct Tensor {
     // Of its random bits.
     key: u32,
     spare: u32,
+}
+
+fn tensor_at(index: u32) -> Tensor {
+    return load_tensor(settings.tensors_at + index * TENSOR_WORDS);
 }

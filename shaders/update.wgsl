@@ -4,10 +4,8 @@
 override WEIGHT_CLIP: bool = false;
 override ACCUMULATES: bool = false;
 
-@group(1) @binding(0) var<storage, read> blocks: array<Block>;
+@group(1) @binding(0) var<storage, read> tables: array<u32>;
 @group(1) @binding(1) var<uniform> settings: Settings;
-@group(1) @binding(2) var<storage, read> verdicts: array<Verdict>;
-@group(1) @binding(3) var<storage, read> lanes: array<Lane>;
 
 @compute @workgroup_size(WORKGROUP)
 fn update(
@@ -19,13 +17,13 @@ fn update(
     if row == NO_ROW {
         return;
     }
-    let block = blocks[row];
-    let verdict = verdicts[block.tensor];
+    let block = block_at(row);
+    let verdict = verdict_of(block.tensor);
     if verdict.action == LEAVE {
         return;
     }
     begin_state(thread);
-    let lane = lanes[verdict.lane];
+    let lane = lane_at(verdict.lane);
     let h = load_hyper(lane);
     for (var base = 0u; base < block.len; base += WORKGROUP * 4u) {
         let i = base + thread * 4u;

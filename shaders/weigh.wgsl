@@ -3,9 +3,8 @@
 
 override NORM: bool = true;
 
-@group(1) @binding(0) var<storage, read> blocks: array<Block>;
+@group(1) @binding(0) var<storage, read> tables: array<u32>;
 @group(1) @binding(1) var<uniform> settings: Settings;
-@group(1) @binding(2) var<storage, read> verdicts: array<Verdict>;
 @group(1) @binding(3) var<storage, read_write> partials: array<Partial>;
 
 @compute @workgroup_size(WORKGROUP)
@@ -18,8 +17,8 @@ fn weigh(
     if row == NO_ROW {
         return;
     }
-    let block = blocks[row];
-    if verdicts[block.tensor].action != TAKE {
+    let block = block_at(row);
+    if verdict_of(block.tensor).action != TAKE {
         return;
     }
     var sums = vec3<f32>();

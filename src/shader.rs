@@ -20,12 +20,14 @@ macro_rules! file {
 mod access;
 mod lines;
 mod storage;
+mod tables;
 
 pub use access::Access;
 use access::{add_span, declare};
 pub use lines::{ByLine, fold_lines, sum_lines};
 pub use storage::wgsl_conversions;
 use storage::{add_engine_word, add_gradients, add_once, add_state, add_weights, state_glue};
+use tables::{add_loader, add_row};
 
 /// Threads of a workgroup.
 pub const WORKGROUP: u32 = 256;
@@ -86,6 +88,7 @@ fn add_scanned(source: &mut String, variant: &Variant, gradient: &GradientConfig
     add_block_size(source);
     add_blocks(source, access);
     add_condition(source, gradient);
+    source.push_str(file!("absent.wgsl"));
     source.push_str(file!("micro.wgsl"));
     add_gradients(source, variant, access, "read");
     if gradient.accumulates() {
@@ -133,15 +136,16 @@ pub fn sum_groups() -> Kernel {
     kernel(source, "sum_groups", Vec::new())
 }
 
-/// The kernel that adds parts up by tensor.
-pub fn sum_tensors() -> Kernel {
+/// The kernel that adds parts up by tensor, to sums of all tensors from those on.
+pub fn sum_tensors(sums: u32) -> Kernel {
     let mut source = String::new();
     source.push_str(file!("sum_tensors.wgsl"));
     source.push_str(file!("sum_parts.wgsl"));
     add_sums(&mut source);
+    add_loader(&mut source, file!("partial.wgsl"), "Partial", true);
     source.push_str(file!("settings.wgsl"));
-    source.push_str(file!("tensor.wgsl"));
-    kernel(source, "sum_tensors", Vec::new())
+    add_row(&mut source, file!("tensor.wgsl"), "Tensor", false);
+    kernel(source, "sum_tensors", vec![("SUMS", f64::from(sums))])
 }
 
 /// The kernel that moves rows of a tensor.
@@ -186,9 +190,11 @@ pub fn prepare(plan: &Plan) -> Kernel {
     let mut source = String::new();
     source.push_str(file!("prepare.wgsl"));
     add_sums(&mut source);
+    add_tensor_sums(&mut source);
     source.push_str(file!("settings.wgsl"));
-    source.push_str(file!("tensor.wgsl"));
-    source.push_str(file!("lane.wgsl"));
+    add_row(&mut source, file!("tensor.wgsl"), "Tensor", false);
+    add_lanes(&mut source, true);
+    source.push_str(file!("absent.wgsl"));
     source.push_str(file!("micro.wgsl"));
     source.push_str(file!("control.wgsl"));
     let dynamic = matches!(gradient.loss_scale, Some(LossScale::Dynamic(_)));
@@ -256,12 +262,9 @@ pub fn update(
         Stepping::Cautious => file!("step/cautious.wgsl"),
         Stepping::Averaged => file!("step/averaged.wgsl"),
     });
-    if variant.measures() && watched {
-        // In one buffer with the parts, for want of a binding.
-        source.push_str(file!("sums/watched.wgsl"));
-    } else if variant.measures() {
-        source.push_str(file!("partial.wgsl"));
-        source.push_str(file!("sums/plain.wgsl"));
+    if variant.measures() {
+        add_once(&mut source, file!("partial.wgsl"));
+        add_tensor_sums(&mut source);
     }
     let mut constants = proposing(variant, gradient);
     constants.push(("WEIGHT_CLIP", flag(weights.clip_value.is_some())));
@@ -288,8 +291,9 @@ fn weights_kernel(
 ) -> Kernel {
     let mut source = text.to_owned();
     add_sums(&mut source);
+    add_tensor_sums(&mut source);
     add_blocks(&mut source, access);
-    source.push_str(file!("lane.wgsl"));
+    add_lanes(&mut source, false);
     add_weights(&mut source, variant, access);
     if variant.storage.master {
         add_state(&mut source, variant, access, "read_write");
@@ -302,7 +306,7 @@ pub fn average(variant: &Variant, access: Access) -> Kernel {
     let mut source = String::new();
     source.push_str(file!("average.wgsl"));
     add_once(&mut source, file!("maths.wgsl"));
-    source.push_str(file!("lane.wgsl"));
+    add_lanes(&mut source, false);
     ema_kernel(source, "average_weights", variant, access)
 }
 
@@ -351,7 +355,7 @@ fn rule(variant: &Variant, gradient: &GradientConfig, access: Access) -> String 
     add_once(&mut source, file!("maths.wgsl"));
     source.push_str(file!("propose.wgsl"));
     add_blocks(&mut source, access);
-    source.push_str(file!("lane.wgsl"));
+    add_lanes(&mut source, false);
     add_condition(&mut source, gradient);
     source.push_str(file!("scale.wgsl"));
     if gradient.clip_adaptive.is_some() || variant.factored {
@@ -374,6 +378,18 @@ fn add_sums(source: &mut String) {
     source.push_str(file!("workgroup.wgsl"));
     source.push_str(file!("partial.wgsl"));
     source.push_str(file!("sum.wgsl"));
+}
+
+/// What a step decides by lane and by tensor.
+fn add_lanes(source: &mut String, writes: bool) {
+    add_row(source, file!("lane.wgsl"), "Lane", writes);
+    add_loader(source, file!("lane.wgsl"), "Verdict", writes);
+}
+
+/// The tensors' sums, where parts are known.
+fn add_tensor_sums(source: &mut String) {
+    source.push_str(file!("sums.wgsl"));
+    add_loader(source, file!("partial.wgsl"), "Partial", false);
 }
 
 fn add_blocks(source: &mut String, access: Access) {

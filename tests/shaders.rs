@@ -119,7 +119,7 @@ fn kernels() -> Vec<(String, Kernel)> {
         }
     };
     add("sum_groups".to_owned(), shader::sum_groups());
-    add("sum_tensors".to_owned(), shader::sum_tensors());
+    add("sum_tensors".to_owned(), shader::sum_tensors(0));
     add("fold lines".to_owned(), shader::fold_lines());
     add("rows".to_owned(), shader::rows());
     add("start rows".to_owned(), shader::start_rows());

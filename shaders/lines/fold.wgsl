@@ -1,10 +1,8 @@
 // Adds each line's parts up, in fixed order, and makes of the sum what its set is for. One thread serves
 // a line.
 
-@group(0) @binding(0) var<storage, read> sets: array<LineSet>;
+@group(0) @binding(0) var<storage, read> tables: array<u32>;
 @group(0) @binding(1) var<uniform> settings: Settings;
-@group(0) @binding(2) var<storage, read> verdicts: array<Verdict>;
-@group(0) @binding(3) var<storage, read> lanes: array<Lane>;
 // A set and the first line of it that a workgroup serves.
 @group(0) @binding(4) var<storage, read> folds: array<vec2<u32>>;
 @group(0) @binding(5) var<storage, read> line_partials: array<vec4<f32>>;
@@ -46,9 +44,9 @@ fn fold_lines(
     if index >= arrayLength(&folds) {
         return;
     }
-    let lines_of = sets[folds[index].x];
+    let lines_of = line_set_at(folds[index].x);
     let number = folds[index].y + thread;
-    let verdict = verdicts[lines_of.tensor];
+    let verdict = verdict_of(lines_of.tensor);
     if number >= lines_of.count || verdict.action != TAKE {
         return;
     }
@@ -62,11 +60,11 @@ fn fold_lines(
     } else if lines_of.kind == AVERAGE {
         let old = vec4<f32>(bitcast<f32>(lines[out]));
         let now = vec4<f32>(mean_square(total, lines_of.length));
-        result = average(old, now, lanes[verdict.lane].scalars[0]).x;
+        result = average(old, now, lane_at(verdict.lane).scalars[0]).x;
     } else {
         // Large means are added up at 2^-40 of their size.
         let mean = total.middle / f32(lines_of.length) + total.large / f32(lines_of.length) * 0x1p40f;
-        result = max(mean, lanes[verdict.lane].scalars[1]);
+        result = max(mean, lane_at(verdict.lane).scalars[1]);
     }
     lines[out] = bitcast<u32>(result);
 }

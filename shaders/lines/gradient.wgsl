@@ -14,7 +14,7 @@ fn gradient_of(job: LineJob, element: u32, verdict: Verdict) -> f32 {
     // By `select`: FXC refuses to write to a component that an index names.
     let own = vec4<u32>(0u, 1u, 2u, 3u) == vec4<u32>(lane);
     var words = select(vec4<u32>(), vec4<u32>(gradient_at(job.start + span.gradient_shift + at)), own);
-    let unscale = lanes[verdict.lane].unscale;
+    let unscale = lane_at(verdict.lane).unscale;
     words = with_accumulated(words, block_of(job, at), at % BLOCK - lane, unscale);
     return scaled(condition(words, unscale), verdict)[lane];
 }

@@ -1,5 +1,5 @@
 // The mean square of four elements from the means of their rows and columns. `LineHeader` in
-// `src/gpu/rows.rs` says where a tensor's are.
+// `src/gpu/abi.rs` says where a tensor's are.
 
 fn factored_mean_square(block: Block, i: u32) -> vec4<f32> {
     let header = 8u * block.tensor;

@@ -1,5 +1,5 @@
 // Lines of a tensor (rows, columns, units), all of one kind. `LineSet` and `LineJob` in
-// `src/gpu/rows.rs`.
+// `src/gpu/abi.rs`.
 
 struct LineSet {
     tensor: u32,
@@ -18,6 +18,10 @@ struct LineSet {
     partials_at: u32,
     parts: u32,
     out_at: u32,
+}
+
+fn line_set_at(index: u32) -> LineSet {
+    return load_line_set(settings.line_sets_at + index * LINE_SET_WORDS);
 }
 
 // A unit's factor for the adaptive clip: parts of gradients, then of parameters.

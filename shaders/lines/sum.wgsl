@@ -1,9 +1,7 @@
 // Sums along lines of tensors. One workgroup serves a job: some lines, and a stretch of each.
 
-@group(1) @binding(0) var<storage, read> sets: array<LineSet>;
+@group(1) @binding(0) var<storage, read> tables: array<u32>;
 @group(1) @binding(1) var<uniform> settings: Settings;
-@group(1) @binding(2) var<storage, read> verdicts: array<Verdict>;
-@group(1) @binding(3) var<storage, read> lanes: array<Lane>;
 @group(1) @binding(4) var<storage, read> jobs: array<LineJob>;
 // Sums of squares at the three scales.
 @group(1) @binding(5) var<storage, read_write> line_partials: array<vec4<f32>>;
@@ -46,8 +44,8 @@ fn sum_lines(
         return;
     }
     let job = jobs[range.x + index];
-    let lines_of = sets[job.line_set];
-    let verdict = verdicts[lines_of.tensor];
+    let lines_of = line_set_at(job.line_set);
+    let verdict = verdict_of(lines_of.tensor);
     if verdict.action != TAKE {
         return;
     }

@@ -1,4 +1,4 @@
-// The factor of each unit's gradient. `LineHeader` in `src/gpu/rows.rs` says where a tensor's are.
+// The factor of each unit's gradient. `LineHeader` in `src/gpu/abi.rs` says where a tensor's are.
 
 fn unit_factor(tensor: u32, element: u32) -> f32 {
     let header = 8u * tensor;

@@ -3,6 +3,8 @@
 use std::fmt::Write as _;
 use std::num::NonZeroU32;
 
+use super::tables::add_row;
+
 /// How a kernel reaches a span's memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Access {
@@ -25,7 +27,7 @@ impl Access {
 
 /// The block that a workgroup serves, and where its gradients are.
 pub fn add_span(source: &mut String, access: Access) {
-    source.push_str(file!("blocks.wgsl"));
+    add_row(source, file!("blocks.wgsl"), "Block", false);
     source.push_str(file!("storage/f32.wgsl"));
     if access.bundle.is_some() {
         source.push_str(file!("bundle.wgsl"));

@@ -1,8 +1,10 @@
 //! Kernels of what goes by lines of tensors.
 
 use super::storage::add_state;
+use super::tables::add_row;
 use super::{
-    Access, Kernel, add_block_size, add_condition, add_span, add_unit_factors, conditioning, flag, kernel, storage,
+    Access, Kernel, add_block_size, add_condition, add_lanes, add_span, add_unit_factors, conditioning, flag, kernel,
+    storage,
 };
 use crate::config::GradientConfig;
 use crate::plan::Variant;
@@ -63,9 +65,9 @@ pub fn fold_lines() -> Kernel {
 }
 
 fn add_lines(source: &mut String) {
-    source.push_str(file!("lines/set.wgsl"));
+    add_row(source, file!("lines/set.wgsl"), "LineSet", false);
     source.push_str(file!("workgroup.wgsl"));
     source.push_str(file!("partial.wgsl"));
     source.push_str(file!("settings.wgsl"));
-    source.push_str(file!("lane.wgsl"));
+    add_lanes(source, false);
 }

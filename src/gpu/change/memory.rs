@@ -67,7 +67,7 @@ impl Optimizer {
         let dispatches = layout.dispatches(layout.spans(&gradients, limits), limits, lines.is_none());
         let tables = [
             step_table::Places::of(&plan).bytes(),
-            tables::Sizes::of(&plan, &layout).total(),
+            tables::Sizes::of(&plan, &layout, lines.as_ref()).total(),
             sums::bytes(&layout),
             lines.map_or(0, |tables| by_line::bytes(&tables)),
             bindings::bytes(&layout, &dispatches),

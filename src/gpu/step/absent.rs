@@ -41,14 +41,14 @@ impl Absent {
         self.tensors.binary_search(&tensor).is_ok()
     }
 
-    /// Records that they are marked there, where all words are 0; `ones` holds as many that are 1.
-    pub fn mark(&self, encoder: &mut wgpu::CommandEncoder, ones: &wgpu::Buffer, to: &wgpu::Buffer) {
+    /// Records that they are marked there, from that byte on, where all words are 0; `ones` holds as many that are 1.
+    pub fn mark(&self, encoder: &mut wgpu::CommandEncoder, ones: &wgpu::Buffer, to: &wgpu::Buffer, at: u64) {
         if let Some(marks) = &self.marks {
-            encoder.copy_buffer_to_buffer(marks, 0, to, 0, marks.size());
+            encoder.copy_buffer_to_buffer(marks, 0, to, at, marks.size());
             return;
         }
         for stretch in stretches(&self.tensors) {
-            encoder.copy_buffer_to_buffer(ones, 0, to, stretch[0] as u64 * 4, stretch.len() as u64 * 4);
+            encoder.copy_buffer_to_buffer(ones, 0, to, at + stretch[0] as u64 * 4, stretch.len() as u64 * 4);
         }
     }
 }

@@ -1,12 +1,11 @@
 //! Buffers, bind groups and pipelines of what goes by lines of tensors.
 
-use bytemuck::{Zeroable, cast_slice};
+use bytemuck::cast_slice;
 use wgpu::BufferUsages;
 
 use super::bindings;
 use super::lines::{LineTables, Stage};
 use crate::error::Result;
-use crate::gpu::abi::LineSet;
 use crate::gpu::device::context::Gpu;
 use crate::gpu::device::pipelines::{Author, Bindings, Kind, Wanted};
 use crate::plan::{Plan, Variant};
@@ -40,23 +39,16 @@ pub struct LineSum {
     pub jobs: u32,
 }
 
-/// The tables that what goes by lines shares with the rest.
-pub struct Shared<'a> {
-    pub settings: &'a wgpu::Buffer,
-    pub verdicts: &'a wgpu::Buffer,
-    pub lanes: &'a wgpu::Buffer,
-}
-
 pub fn sum_bindings(reads_values: bool) -> Bindings {
     use Kind::{Read, Uniform, Write};
-    let mut bindings = vec![(0, Read), (1, Uniform), (2, Read), (3, Read), (4, Read), (5, Write)];
+    let mut bindings = vec![(0, Read), (1, Uniform), (4, Read), (5, Write)];
     bindings.extend(reads_values.then_some((6, Read)));
     bindings
 }
 
 pub fn fold_bindings() -> Bindings {
     use Kind::{Read, Uniform, Write};
-    vec![(0, Read), (1, Uniform), (2, Read), (3, Read), (4, Read), (5, Read), (6, Write)]
+    vec![(0, Read), (1, Uniform), (4, Read), (5, Read), (6, Write)]
 }
 
 fn reads_values(plan: &Plan, by: ByLine) -> bool {
@@ -79,8 +71,7 @@ pub fn bytes(tables: &LineTables) -> u64 {
         true => 0,
         false => size_of_val(stage.jobs.as_slice()) + size_of_val(stage.folds.as_slice()),
     });
-    let sets = tables.sets.len().max(1) * size_of::<LineSet>();
-    (sets + stages.iter().sum::<usize>()) as u64 + partial_bytes(tables) + tables.words * 4
+    stages.iter().sum::<usize>() as u64 + partial_bytes(tables) + tables.words * 4
 }
 
 fn partial_bytes(tables: &LineTables) -> u64 {
@@ -88,12 +79,8 @@ fn partial_bytes(tables: &LineTables) -> u64 {
 }
 
 impl Lines {
-    pub fn new(gpu: &Gpu, plan: &Plan, tables: LineTables, shared: &Shared<'_>) -> Result<Self> {
+    pub fn new(gpu: &Gpu, plan: &Plan, tables: LineTables, [rows, settings]: [&wgpu::Buffer; 2]) -> Result<Self> {
         let usage = BufferUsages::STORAGE;
-        // A plan may have no tensor that it could clip.
-        let no_set = [LineSet::zeroed()];
-        let sets: &[LineSet] = if tables.sets.is_empty() { &no_set } else { &tables.sets };
-        let sets = gpu.buffer_of("line sets", cast_slice(sets), usage)?;
         let partials = gpu.buffer("parts of lines", partial_bytes(&tables), usage)?;
         let values =
             gpu.buffer("values by line", tables.words * 4, usage | BufferUsages::COPY_SRC | BufferUsages::COPY_DST)?;
@@ -105,19 +92,14 @@ impl Lines {
             let reads_values = reads_values(plan, by);
             let jobs = gpu.buffer_of("line jobs", cast_slice(&stage.jobs), usage)?;
             let folds = gpu.buffer_of("line folds", cast_slice(&stage.folds), usage)?;
-            let Shared { settings, verdicts, lanes } = shared;
             Ok(Some(LineSum {
                 // The bindings say how many of these there are.
                 tables: gpu.bind_all(
                     "lines",
                     &sum_bindings(reads_values),
-                    &[&sets, settings, verdicts, lanes, &jobs, &partials, &values],
+                    &[rows, settings, &jobs, &partials, &values],
                 )?,
-                fold: gpu.bind_all(
-                    "fold lines",
-                    &fold_bindings(),
-                    &[&sets, settings, verdicts, lanes, &folds, &partials, &values],
-                )?,
+                fold: gpu.bind_all("fold lines", &fold_bindings(), &[rows, settings, &folds, &partials, &values])?,
                 folds: stage.folds.len() as u32,
                 jobs: stage.jobs.len() as u32,
             }))

@@ -5,6 +5,7 @@ use crate::config::{Due, HealthConfig};
 use crate::error::Result;
 use crate::gpu::abi::{Control, Partial};
 use crate::gpu::device::context::Gpu;
+use crate::gpu::readback::download::Source;
 use crate::gpu::readback::mailbox::Mailbox;
 use crate::plan::Plan;
 use crate::state::health::{Health, Seen};
@@ -33,7 +34,7 @@ impl Monitor {
             config,
             misjudged: false,
             mailbox,
-            watch: tables.watch(gpu, plan)?,
+            watch: tables.watch(gpu)?,
             latest: None,
         })
     }
@@ -54,9 +55,8 @@ impl Monitor {
         let watch = &self.watch;
         self.mailbox.post(encoder, seen, |encoder, slot| {
             encoder.copy_buffer_to_buffer(control, 0, slot, 0, head);
-            encoder.copy_buffer_to_buffer(&watch.gradient_sums, 0, slot, head, watch.gradient_sums.size());
-            let at = head + watch.gradient_sums.size();
-            encoder.copy_buffer_to_buffer(&watch.update_sums, 0, slot, at, watch.update_sums.size());
+            let Source { buffer, offset, size } = &watch.sums;
+            encoder.copy_buffer_to_buffer(buffer, *offset, slot, head, *size);
         });
     }
 

@@ -19,6 +19,8 @@ pub struct Kernels {
     /// By group of blocks, where there are some.
     pub sum_groups: Option<wgpu::ComputePipeline>,
     pub sum: wgpu::ComputePipeline,
+    /// Of a look at the steps' health: of gradients, and of weights and their change.
+    pub sum_looks: [wgpu::ComputePipeline; 2],
     /// Whether kernels that look at the steps' health are wanted.
     watched: bool,
     /// Threads of a workgroup where kernels go through blocks or tables.
@@ -53,12 +55,21 @@ impl Kernels {
         let decided = layout.parts() + 2 * plan.tensors.len() + plan.groups.len();
         let prepare = shader::prepare(plan).with_workgroup(sums::workgroup(gpu, decided));
         let prepare = gpu.pipeline(prepare, Author::Ours, &[tables::prepare_bindings()])?;
-        let build = |kernel: Kernel| gpu.pipeline(kernel, Author::Ours, &[sums::bindings()]);
+        let most = sums::workgroup(gpu, layout.most_parts());
+        let sum = |first: u32| {
+            let kernel = shader::sum_tensors(first).with_workgroup(most);
+            gpu.pipeline(kernel, Author::Ours, &[sums::tensor_bindings()])
+        };
+        let sum_groups = || {
+            let kernel = shader::sum_groups().with_workgroup(workgroup);
+            gpu.pipeline(kernel, Author::Ours, &[sums::group_bindings()])
+        };
         let grouped = !layout.groups.is_empty();
         Ok(Self {
             prepare,
-            sum_groups: grouped.then(|| build(shader::sum_groups().with_workgroup(workgroup))).transpose()?,
-            sum: build(shader::sum_tensors().with_workgroup(sums::workgroup(gpu, layout.most_parts())))?,
+            sum_groups: grouped.then(sum_groups).transpose()?,
+            sum: sum(0)?,
+            sum_looks: [sum(tables::LOOK.start)?, sum(tables::LOOK.start + 1)?],
             watched: false,
             workgroup,
             spans: HashMap::new(),
@@ -110,7 +121,7 @@ impl Kernels {
         let mut want = |place: Place, kernel| wanted.push((place, kernel));
 
         let update = shader::update(code, gradient, weights, access, false);
-        let tables_of_update = tables::update_bindings(code.measures(), goes_by_line);
+        let tables_of_update = tables::update_bindings(goes_by_line);
         want(|k| &mut k.update, build(update, author, tables_of_update));
         if gradient.clip_adaptive.is_some() {
             want(|k| &mut k.sum_units, by_line::span_sum(plan, code, ByLine::Units));
@@ -138,7 +149,7 @@ impl Kernels {
         }
         if plan.ema.is_some() {
             let average = shader::average(code, access);
-            want(|k| &mut k.average, build(average, Author::Ours, tables::update_bindings(false, goes_by_line)));
+            want(|k| &mut k.average, build(average, Author::Ours, tables::update_bindings(goes_by_line)));
             want(|k| &mut k.swap, build(shader::swap(code, access), Author::Ours, tables::swap_bindings()));
         }
         if code.averages() {

@@ -23,7 +23,7 @@ impl Recorder<'_> {
     pub fn record(&self, pass: &mut wgpu::ComputePass<'_>) {
         if let Some(watch) = self.watch {
             self.scan(pass, &watch.scan, |k| k.watch.as_ref());
-            self.sum(pass, &watch.sum_gradients, 1);
+            self.look(pass, &watch.sum_gradients, 0);
         }
         for kind in self.plan.passes() {
             match kind {
@@ -39,7 +39,7 @@ impl Recorder<'_> {
                 Pass::SumUnits | Pass::SumLines | Pass::SumRows => self.sum_lines(pass, kind),
                 Pass::ClipUnits | Pass::AverageLines | Pass::MeanRows => self.fold_lines(pass, kind),
                 Pass::Measure => self.each(pass, &self.tables.measure, |k| k.measure.as_ref()),
-                Pass::SumUpdates => self.sum(pass, self.watch.map_or(&self.tables.sum, |w| &w.sum_measures), 2),
+                Pass::SumUpdates => self.sum(pass, &self.tables.sum, 2),
                 Pass::Update => self.update(pass),
                 Pass::Weigh => self.each(pass, &self.tables.weigh, |k| k.weigh.as_ref()),
                 Pass::Limit => self.each(pass, &self.tables.limit, |k| k.limit.as_ref()),
@@ -64,13 +64,13 @@ impl Recorder<'_> {
         &'k self,
         pass: &mut wgpu::ComputePass<'_>,
         group: impl Fn(&BoundDispatch) -> &wgpu::BindGroup,
-        choose: impl Fn(&'k SpanKernels, usize) -> Option<(&'k wgpu::ComputePipeline, &'k wgpu::BindGroup)>,
+        choose: impl Fn(&'k SpanKernels) -> Option<(&'k wgpu::ComputePipeline, &'k wgpu::BindGroup)>,
     ) {
         let mut last = None;
         for dispatch in self.dispatches {
             let code = (dispatch.variant, dispatch.access);
             let kernels = self.kernels.of(dispatch.variant, dispatch.access);
-            let Some((pipeline, tables)) = kernels.and_then(|k| choose(k, dispatch.variant)) else { continue };
+            let Some((pipeline, tables)) = kernels.and_then(&choose) else { continue };
             if last.replace(code) != Some(code) {
                 pass.set_pipeline(pipeline);
                 pass.set_bind_group(1, tables, &[]);
@@ -86,7 +86,7 @@ impl Recorder<'_> {
         tables: &'k wgpu::BindGroup,
         kernel: impl Fn(&SpanKernels) -> Option<&wgpu::ComputePipeline>,
     ) {
-        self.all(pass, |dispatch| &dispatch.scan, |k, _| Some((kernel(k)?, tables)));
+        self.all(pass, |dispatch| &dispatch.scan, |k| Some((kernel(k)?, tables)));
     }
 
     /// `sets` of parts, one after the other.
@@ -106,8 +106,19 @@ impl Recorder<'_> {
     }
 
     fn sum_tensors(&self, pass: &mut wgpu::ComputePass<'_>, sum: &Sum, sets: u32) {
+        self.sum_tensors_by(pass, &self.kernels.sum, sum, sets);
+    }
+
+    /// What a look at the step's health adds up: of gradients, or of weights and their change.
+    fn look(&self, pass: &mut wgpu::ComputePass<'_>, sum: &Sum, which: usize) {
+        let sets = 1 + which as u32;
+        self.sum_groups(pass, sum, sets);
+        self.sum_tensors_by(pass, &self.kernels.sum_looks[which], sum, sets);
+    }
+
+    fn sum_tensors_by(&self, pass: &mut wgpu::ComputePass<'_>, pipeline: &wgpu::ComputePipeline, sum: &Sum, sets: u32) {
         let [x, y] = self.limits.dispatch(self.plan.tensors.len() as u32);
-        pass.set_pipeline(&self.kernels.sum);
+        pass.set_pipeline(pipeline);
         pass.set_bind_group(0, &sum.tensors, &[]);
         pass.dispatch_workgroups(x, y, sets);
     }
@@ -166,17 +177,13 @@ impl Recorder<'_> {
         self.all(
             pass,
             |dispatch| &dispatch.update,
-            |kernels, variant| {
-                let by_sums = self.plan.variants[variant].measures();
-                match (self.watch, &kernels.watched_update) {
-                    (Some(watch), Some(kernel)) => Some((kernel, &watch.update)),
-                    _ if by_sums => Some((kernels.update.as_ref()?, &self.tables.update_by_sums)),
-                    _ => Some((kernels.update.as_ref()?, &self.tables.update)),
-                }
+            |kernels| match (self.watch, &kernels.watched_update) {
+                (Some(watch), Some(kernel)) => Some((kernel, &watch.update)),
+                _ => Some((kernels.update.as_ref()?, &self.tables.update)),
             },
         );
         if let Some(watch) = self.watch {
-            self.sum(pass, &watch.sum_updates, 2);
+            self.look(pass, &watch.sum_updates, 1);
         }
     }
 
@@ -186,6 +193,6 @@ impl Recorder<'_> {
         tables: &'k wgpu::BindGroup,
         pipeline: impl Fn(&SpanKernels) -> Option<&wgpu::ComputePipeline>,
     ) {
-        self.all(pass, |dispatch| &dispatch.update, |k, _| Some((pipeline(k)?, tables)));
+        self.all(pass, |dispatch| &dispatch.update, |k| Some((pipeline(k)?, tables)));
     }
 }

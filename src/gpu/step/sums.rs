@@ -1,7 +1,7 @@
 //! Sums by tensor of what blocks have found, in stages: groups of blocks where there are many, then tensors.
 
 use bytemuck::cast_slice;
-use wgpu::{BindGroup, BindingResource, Buffer, BufferUsages};
+use wgpu::{BindGroup, Buffer, BufferUsages};
 
 use crate::error::Result;
 use crate::gpu::abi::Partial;
@@ -39,8 +39,12 @@ pub struct Sum {
     pub tensors: BindGroup,
 }
 
-pub fn bindings() -> Bindings {
+pub fn group_bindings() -> Bindings {
     vec![(0, Kind::Uniform), (1, Kind::Read), (2, Kind::Read), (3, Kind::Write)]
+}
+
+pub fn tensor_bindings() -> Bindings {
+    vec![(0, Kind::Uniform), (1, Kind::Write), (2, Kind::Read)]
 }
 
 /// Threads of a workgroup that goes through that many rows in all.
@@ -80,25 +84,12 @@ impl Stages {
     }
 
     /// Binds a sum of blocks' parts.
-    pub fn bind(
-        &self,
-        gpu: &Gpu,
-        [settings, tensors]: [&Buffer; 2],
-        blocks: BindingResource<'_>,
-        sums: BindingResource<'_>,
-    ) -> Result<Sum> {
-        let bind = |label, rows: &Buffer, from: BindingResource<'_>, to: BindingResource<'_>| {
-            let entries = [(0, settings.as_entire_binding()), (1, rows.as_entire_binding()), (2, from), (3, to)];
-            gpu.bind_group(label, &gpu.layout(&bindings())?, &entries)
-        };
-        let Some(groups) = &self.groups else {
-            return Ok(Sum { groups: None, tensors: bind("sums", tensors, blocks, sums)? });
-        };
-        let own = || groups.parts.as_entire_binding();
-        Ok(Sum {
-            groups: Some(bind("sums of groups", &groups.table, blocks, own())?),
-            tensors: bind("sums", tensors, own(), sums)?,
-        })
+    pub fn bind(&self, gpu: &Gpu, [settings, tables]: [&Buffer; 2], blocks: &Buffer) -> Result<Sum> {
+        let groups = self.groups.as_ref().map(|groups| {
+            gpu.bind_all("sums of groups", &group_bindings(), &[settings, &groups.table, blocks, &groups.parts])
+        });
+        let tensors = gpu.bind_all("sums", &tensor_bindings(), &[settings, tables, self.parts(blocks)])?;
+        Ok(Sum { groups: groups.transpose()?, tensors })
     }
 }
 
@@ -121,18 +112,23 @@ mod tests {
     /// What a kernel that sums parts up makes of those of one tensor or group.
     fn sum(gpu: &Gpu, kernel: Kernel, parts: &[Partial]) -> Partial {
         let count = parts.len() as u32;
-        let settings = Settings { blocks: count, parts: count, tensors: 1, ..Settings::zeroed() };
         let row = TensorRow { partials: count, ..TensorRow::zeroed() };
+        let sums_at = (size_of::<TensorRow>() / 4) as u32;
+        let settings = Settings { blocks: count, parts: count, tensors: 1, sums_at, ..Settings::zeroed() };
         let storage = BufferUsages::STORAGE;
-        let rows = match kernel.entry {
-            "sum_groups" => gpu.buffer_of("rows", cast_slice(&[[0, count]]), storage),
-            _ => gpu.buffer_of("rows", bytes_of(&row), storage),
-        };
         let settings = gpu.buffer_of("settings", bytes_of(&settings), BufferUsages::UNIFORM).unwrap();
         let parts = gpu.buffer_of("parts", cast_slice(parts), storage).unwrap();
-        let sums = gpu.buffer("sums", size_of::<Partial>() as u64, storage | BufferUsages::COPY_SRC).unwrap();
-        let group = gpu.bind_all("sum", &bindings(), &[&settings, &rows.unwrap(), &parts, &sums]).unwrap();
-        let pipeline = gpu.pipeline(kernel, Author::Ours, &[bindings()]).unwrap();
+        let copied = storage | BufferUsages::COPY_SRC;
+        let (bindings, rows, at) = match kernel.entry {
+            "sum_groups" => (group_bindings(), gpu.buffer_of("rows", cast_slice(&[[0, count]]), storage).unwrap(), 0),
+            _ => {
+                let tables = [bytes_of(&row), bytes_of(&Partial::zeroed())].concat();
+                (tensor_bindings(), gpu.buffer_of("tables", &tables, copied).unwrap(), size_of::<TensorRow>())
+            }
+        };
+        let sums = gpu.buffer("sums", size_of::<Partial>() as u64, copied).unwrap();
+        let group = gpu.bind_all("sum", &bindings, &[&settings, &rows, &parts, &sums]).unwrap();
+        let pipeline = gpu.pipeline(kernel, Author::Ours, &[bindings]).unwrap();
         let mut encoder = gpu.device().create_command_encoder(&Default::default());
         {
             let mut pass = encoder.begin_compute_pass(&Default::default());
@@ -141,8 +137,9 @@ mod tests {
             pass.dispatch_workgroups(1, 1, 1);
         }
         gpu.queue().submit([encoder.finish()]);
-        let bytes = gpu.download(&[Source::whole(&sums)]).unwrap().wait().unwrap().concat();
-        bytemuck::pod_read_unaligned(&bytes)
+        let from = if at > 0 { rows } else { sums };
+        let bytes = gpu.download(&[Source::whole(&from)]).unwrap().wait().unwrap().concat();
+        bytemuck::pod_read_unaligned(&bytes[at..at + size_of::<Partial>()])
     }
 
     #[test]
@@ -171,7 +168,7 @@ mod tests {
         const HALF: u32 = 1 << 31;
         // Twice 2^32 in all, and 2^32 - 1.
         let parts = [with(HALF, 1), with(HALF, HALF), with(HALF, HALF - 2), with(HALF, 0)];
-        for kernel in [shader::sum_groups(), shader::sum_tensors()] {
+        for kernel in [shader::sum_groups(), shader::sum_tensors(0)] {
             for threads in [8, 256] {
                 let found = sum(&gpu, kernel.clone().with_workgroup(threads), &parts);
                 assert_eq!((found.count, found.zeros), (u32::MAX, u32::MAX), "{} {threads}", kernel.entry);

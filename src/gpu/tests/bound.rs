@@ -48,9 +48,8 @@ fn kernels_bind_what_the_layouts_declare() {
     let prepare = prepare();
     assert_eq!(groups(&prepare), 1);
     assert_eq!(bound(&prepare, 0), tables::prepare_bindings());
-    for kernel in [shader::sum_groups(), shader::sum_tensors()] {
-        assert_eq!(bound(&module(&kernel), 0), sums::bindings());
-    }
+    assert_eq!(bound(&module(&shader::sum_groups()), 0), sums::group_bindings());
+    assert_eq!(bound(&module(&shader::sum_tensors(0)), 0), sums::tensor_bindings());
     assert_eq!(bound(&module(&shader::rows()), 0), row_moves::rows_bindings());
     assert_eq!(bound(&module(&shader::start_rows()), 0), row_starts::start_bindings());
     assert_eq!(bound(&module(&shader::keep()), 0), keep::keep_bindings());
@@ -67,7 +66,7 @@ fn kernels_bind_what_the_layouts_declare() {
                 bindings::update_bindings(access, code.kept_count() > 0, false),
                 "{access:?}"
             );
-            assert_eq!(bound(&update, 1), tables::update_bindings(code.measures(), false));
+            assert_eq!(bound(&update, 1), tables::update_bindings(false));
         }
         // With everything on, the kernels of a span share the update's group.
         for (plan, by_line) in [(full(rule.as_ref()), false), (full_by_line(rule.as_ref()), true)] {
@@ -89,10 +88,10 @@ fn check_span_kernels(plan: &Plan, code: &Variant, access: Access, by_line: bool
     let span = bindings::update_bindings(access, true, has_codes);
     let mut kernels = vec![
         (shader::update(code, gradient, weights, access, true), tables::watched_bindings(by_line)),
-        (shader::update(code, gradient, weights, access, false), tables::update_bindings(code.measures(), by_line)),
+        (shader::update(code, gradient, weights, access, false), tables::update_bindings(by_line)),
         (shader::weigh(code, weights, access), tables::weigh_bindings()),
         (shader::limit(code, weights, access), tables::limit_bindings()),
-        (shader::average(code, access), tables::update_bindings(false, false)),
+        (shader::average(code, access), tables::update_bindings(false)),
         (shader::swap(code, access), tables::swap_bindings()),
     ];
     if code.measures() {
@@ -130,11 +129,12 @@ fn kernels_by_line_bind_what_the_layouts_declare() {
 }
 
 #[test]
-fn no_kernel_binds_more_storage_buffers_than_webgpu_promises() {
+fn every_kernel_leaves_two_of_the_storage_buffers_that_webgpu_promises() {
     let promised = wgpu::Limits::default().max_storage_buffers_per_shader_stage as usize;
     assert_eq!(promised, 8);
     let mut groups = vec![
-        vec![sums::bindings()],
+        vec![sums::group_bindings()],
+        vec![sums::tensor_bindings()],
         vec![tables::prepare_bindings()],
         vec![bindings::unit_bindings(true), by_line::sum_bindings(false)],
         vec![bindings::scan_bindings(None, true), by_line::sum_bindings(true)],
@@ -145,7 +145,7 @@ fn no_kernel_binds_more_storage_buffers_than_webgpu_promises() {
         groups.push(vec![bindings::scan_bindings(bundle, true), tables::scan_bindings()]);
         groups.push(vec![bindings::scan_bindings(bundle, true), tables::find_bindings()]);
         for tables in [
-            tables::update_bindings(true, true),
+            tables::update_bindings(true),
             tables::watched_bindings(true),
             tables::measure_bindings(true),
             tables::evaluate_bindings(true),
@@ -160,7 +160,7 @@ fn no_kernel_binds_more_storage_buffers_than_webgpu_promises() {
         // Arrays have a limit of their own.
         let single = |kind: &Kind| matches!(kind, Kind::Read | Kind::Write);
         let storage = bindings.iter().flatten().filter(|(_, kind)| single(kind)).count();
-        assert!(storage <= promised, "{bindings:?}");
+        assert!(storage + 2 <= promised, "{bindings:?}");
         let many = |kind: &Kind| matches!(kind, Kind::ReadMany(_) | Kind::WriteMany(_));
         let arrays = bindings.iter().flatten().filter(|(_, kind)| many(kind)).count();
         assert!(arrays <= BUNDLE_ARRAYS as usize, "{bindings:?}");
