@@ -7,7 +7,8 @@ use wgpu_optim::maths::average;
 use wgpu_optim::options::range::{NON_NEGATIVE, RATE};
 use wgpu_optim::schedule::Cosine;
 use wgpu_optim::{
-    Arena, Decay, Float, Gpu, Group, Optimizer, OptimizerConfig, Rule, Scalars, Slot, TensorSpec, Twin, verify, wgpu,
+    Arena, Decay, Element, Float, Gpu, Group, Optimizer, OptimizerConfig, Rule, Scalars, Slot, TensorSpec, Twin,
+    verify, wgpu,
 };
 
 wgpu_optim::options! {
@@ -50,8 +51,8 @@ impl Rule for Signum {
         struct State {
             exp_avg: vec4<f32>,
         }
-        fn direction(p: vec4<f32>, g: vec4<f32>, s: ptr<function, State>, h: Hyper) -> vec4<f32> {
-            (*s).exp_avg = average((*s).exp_avg, g, h.beta_complement);
+        fn direction(e: Element, s: ptr<function, State>, h: Hyper) -> vec4<f32> {
+            (*s).exp_avg = average((*s).exp_avg, e.g, h.beta_complement);
             return sign((*s).exp_avg);
         }"
     }
@@ -70,8 +71,8 @@ impl Twin for Signum {
     type State<F: Float> = [F; 1];
     type Hyper<F: Float> = SignumHyper<F>;
 
-    fn direction<F: Float>(&self, _p: F, g: F, s: &mut [F; 1], h: &SignumHyper<F>) -> F {
-        s[0] = average(s[0], g, h.beta_complement);
+    fn direction<F: Float>(&self, e: Element<F>, s: &mut [F; 1], h: &SignumHyper<F>) -> F {
+        s[0] = average(s[0], e.g, h.beta_complement);
         if s[0] == F::zero() { s[0] } else { s[0].signum() }
     }
 }

@@ -36,7 +36,7 @@ fn measure(
         if CAUTIOUS {
             kept += select(vec4<u32>(), vec4<u32>(1u), agrees(proposal) & mine);
         } else {
-            of_params += squares(select(vec4<f32>(), proposal.p, mine));
+            of_params += squares(select(vec4<f32>(), proposal.e.p, mine));
             of_update += squares(select(vec4<f32>(), proposal.u, mine));
         }
     }

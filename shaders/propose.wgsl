@@ -7,9 +7,7 @@ override ANY_GRADIENT: bool = false;
 override PROPAGATE: bool = false;
 
 struct Proposal {
-    p: vec4<f32>,
-    // The gradient as the rule sees it.
-    g: vec4<f32>,
+    e: Element,
     // The rule's direction, with the decay that belongs to its norm.
     u: vec4<f32>,
     s: State,
@@ -33,11 +31,12 @@ fn propose(block: Block, i: u32, count: u32, verdict: Verdict, lane: Lane, h: Hy
     let p = load_weights(block, i, count);
     g = as_seen(lane.sign * g, lane.coupled * p, words);
     var s = with_mean_square(load_state(block, i), g, block, i, lane);
-    let u = direction(p, g, &s, h) + lane.in_ratio * p;
-    return Proposal(p, g, u, s);
+    let e = Element(p, g);
+    let u = direction(e, &s, h) + lane.in_ratio * p;
+    return Proposal(e, u, s);
 }
 
 // Which elements a cautious mask keeps. By signs, since the product can underflow.
 fn agrees(proposal: Proposal) -> vec4<bool> {
-    return sign(proposal.u) * sign(proposal.g) > vec4<f32>();
+    return sign(proposal.u) * sign(proposal.e.g) > vec4<f32>();
 }

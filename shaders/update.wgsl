@@ -34,16 +34,16 @@ fn update(
                 var s = proposal.s;
                 // One subtraction from p: decay and step are rounded into it together.
                 let step = step_of(proposal, &s, verdict, lane, block.tensor, h);
-                var p = proposal.p - step;
+                var p = proposal.e.p - step;
                 if ANY_GRADIENT {
-                    p = saturated(proposal.p, -step);
+                    p = saturated(proposal.e.p, -step);
                 }
                 if WEIGHT_CLIP {
                     p = clamp(p, vec4<f32>(-settings.weight_clip), vec4<f32>(settings.weight_clip));
                 }
                 store_state(block, i, count, s, noise_at(verdict));
                 store_weights(block, i, count, p, noise_at(verdict));
-                watch(proposal.p, p, count);
+                watch(proposal.e.p, p, count);
             }
             if ACCUMULATES {
                 var sum = vec4<u32>();

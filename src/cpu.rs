@@ -23,7 +23,7 @@ use crate::config::{OnNonfinite, OptimizerConfig};
 use crate::error::{Error, Result};
 use crate::plan::rates::Rates;
 use crate::plan::{EMA, FACTORS, MASTER, Plan};
-use crate::rule::kernel::Element;
+use crate::rule::kernel::CpuFloat;
 use crate::state::fed::Fed;
 use crate::state::report::Report;
 use crate::state::{OptimizerState, TensorState};
@@ -45,7 +45,7 @@ use crate::tensor::TensorSpec;
 /// # Ok::<(), wgpu_optim::Error>(())
 /// ```
 #[derive(Debug, Clone)]
-pub struct CpuOptimizer<F: Element> {
+pub struct CpuOptimizer<F: CpuFloat> {
     config: OptimizerConfig,
     plan: Plan,
     rates: Rates,
@@ -117,7 +117,7 @@ impl<F> Dense<'_, F> {
     }
 }
 
-impl<F: Element> CpuOptimizer<F> {
+impl<F: CpuFloat> CpuOptimizer<F> {
     /// An optimizer for tensors of those names and shapes.
     ///
     /// # Errors
@@ -415,7 +415,7 @@ fn fits(shape: &[usize], expected: &[u64]) -> bool {
 /// Row-major copies of what is not so in the caller's memory, and of gradients that are to be rounded.
 type Copies<F> = Vec<(Option<ArrayD<F>>, Option<ArrayD<F>>)>;
 
-fn copies<F: Element>(tensors: &[CpuTensor<'_, F>], plan: &Plan) -> Copies<F> {
+fn copies<F: CpuFloat>(tensors: &[CpuTensor<'_, F>], plan: &Plan) -> Copies<F> {
     let standard =
         |view: ArrayViewD<'_, F>| (!view.is_standard_layout()).then(|| view.as_standard_layout().into_owned());
     tensors
@@ -435,7 +435,7 @@ fn copies<F: Element>(tensors: &[CpuTensor<'_, F>], plan: &Plan) -> Copies<F> {
         .collect()
 }
 
-fn dense<'a, F: Element>(
+fn dense<'a, F: CpuFloat>(
     tensors: &'a mut [CpuTensor<'_, F>],
     copies: &'a mut Copies<F>,
     states: &'a mut [SlotValues<F>],
@@ -474,7 +474,7 @@ fn dense<'a, F: Element>(
     dense
 }
 
-fn restore<F: Element>(tensors: &mut [CpuTensor<'_, F>], copies: Copies<F>) {
+fn restore<F: CpuFloat>(tensors: &mut [CpuTensor<'_, F>], copies: Copies<F>) {
     for (tensor, (params, _)) in tensors.iter_mut().zip(copies) {
         if let Some(params) = params {
             tensor.params.assign(&params);

@@ -30,7 +30,8 @@ pub use options::{OptionError, OptionField, OptionValue, Options};
 pub use plan::layout;
 pub use plan::rates;
 pub use rule::{
-    Decay, Element, Float, HyperRow, MAX_SCALARS, MAX_SLOTS, Norms, Reduction, Rule, Scalars, Slot, Twin, maths,
+    CpuFloat, Decay, Element, Float, HyperRow, MAX_SCALARS, MAX_SLOTS, Norms, Reduction, Rule, Scalars, Slot, Twin,
+    maths,
 };
 pub use shader::wgsl_conversions;
 #[cfg(feature = "checkpoint")]

@@ -11,9 +11,9 @@ pub(crate) mod twin;
 
 pub use float::Float;
 pub use hyper::{HyperRow, MAX_SCALARS, Scalars};
+pub use kernel::CpuFloat;
 use kernel::CpuKernel;
-pub use kernel::Element;
-pub use twin::{MAX_SLOTS, Norms, Twin};
+pub use twin::{Element, MAX_SLOTS, Norms, Twin};
 
 use crate::options::{OptionError, Options};
 
@@ -184,17 +184,18 @@ pub trait Rule: Options + CpuKernel + std::fmt::Debug + Send + Sync {
     /// The maths. The text declares `struct Hyper` (only `f32` members, named and ordered as
     /// [`Rule::scalar_names`]), `struct State` (only `vec4<f32>` members, named and ordered as
     /// [`Rule::slots`]; without slots, none) and
-    /// `fn direction(p: vec4<f32>, g: vec4<f32>, s: ptr<function, State>, h: Hyper) -> vec4<f32>`. What else it declares
+    /// `fn direction(e: Element, s: ptr<function, State>, h: Hyper) -> vec4<f32>`, which reads parameters and gradients as
+    /// `e.p` and `e.g` ([`Element`]). What else it declares
     /// shares a module with the engine's names, which differ with storage and device: begin it with the rule's own.
     fn wgsl(&self) -> &str;
 
     /// What must be known of the update first. With [`Reduction::UpdateNorm`] the WGSL also has
     /// `fn ratio(norms: Norms, h: Hyper) -> f32` ([`Norms`](crate::rule::twin::Norms)) and
-    /// `fn finish(step: vec4<f32>, s: ptr<function, State>, h: Hyper) -> vec4<f32>`, which gets
-    /// lr·ratio·u and returns what is subtracted from p. With [`Reduction::Average`] it has
-    /// `fn averaged(p: vec4<f32>, step: vec4<f32>, share: f32, s: ptr<function, State>, h: Hyper) -> vec4<f32>`,
-    /// which gets lr·u and returns what is subtracted from p, and
-    /// `fn evaluated(p: vec4<f32>, s: State, h: Hyper) -> vec4<f32>`, the weights to evaluate with.
+    /// `fn finish(e: Element, step: vec4<f32>, s: ptr<function, State>, h: Hyper) -> vec4<f32>`, which gets
+    /// lr·ratio·u and returns what is subtracted from e.p. With [`Reduction::Average`] it has
+    /// `fn averaged(e: Element, step: vec4<f32>, share: f32, s: ptr<function, State>, h: Hyper) -> vec4<f32>`,
+    /// which gets lr·u and returns what is subtracted from e.p, and
+    /// `fn evaluated(e: Element, s: State, h: Hyper) -> vec4<f32>`, the weights to evaluate with, e.g being 0.
     fn reduction(&self) -> Reduction {
         Reduction::None
     }

@@ -19,12 +19,14 @@ macro_rules! file {
 
 mod access;
 mod lines;
+mod signature;
 mod storage;
 mod tables;
 
 pub use access::Access;
 use access::{add_span, declare};
 pub use lines::{ByLine, fold_lines, sum_lines};
+pub use signature::without_element;
 pub use storage::wgsl_conversions;
 use storage::{add_engine_word, add_gradients, add_once, add_state, add_weights, state_glue};
 use tables::{add_loader, add_row};
@@ -353,6 +355,7 @@ fn rule(variant: &Variant, gradient: &GradientConfig, access: Access) -> String 
         source.push_str(file!("step/norms.wgsl"));
     }
     add_once(&mut source, file!("maths.wgsl"));
+    source.push_str(file!("element.wgsl"));
     source.push_str(file!("propose.wgsl"));
     add_blocks(&mut source, access);
     add_lanes(&mut source, false);

@@ -12,8 +12,8 @@ use support::{Numbers, gpu, submit};
 use wgpu_optim::options::range::Declaration;
 use wgpu_optim::rules::AdamW;
 use wgpu_optim::{
-    Decay, Float, Gpu, Optimizer, OptimizerConfig, OptimizerState, OptionError, OptionValue, Options, Rule, Scalars,
-    Slot, Tensor, TensorSpec, Twin, rules,
+    Decay, Element, Float, Gpu, Optimizer, OptimizerConfig, OptimizerState, OptionError, OptionValue, Options, Rule,
+    Scalars, Slot, Tensor, TensorSpec, Twin, rules,
 };
 
 /// Words past a multiple of 256 bytes at which tensors start.
@@ -146,8 +146,8 @@ impl Options for Outside {
 impl Twin for Outside {
     type State<F: Float> = <AdamW as Twin>::State<F>;
     type Hyper<F: Float> = <AdamW as Twin>::Hyper<F>;
-    fn direction<F: Float>(&self, p: F, g: F, s: &mut Self::State<F>, h: &Self::Hyper<F>) -> F {
-        self.0.direction(p, g, s, h)
+    fn direction<F: Float>(&self, e: Element<F>, s: &mut Self::State<F>, h: &Self::Hyper<F>) -> F {
+        self.0.direction(e, s, h)
     }
 }
 

@@ -7,7 +7,7 @@ use support::Numbers;
 use support::variations::storages;
 use wgpu_optim::cpu::{CpuOptimizer, CpuTensor};
 use wgpu_optim::rules::{self, Adafactor, AdamW, Lamb, ScheduleFreeAdamW, Sgd};
-use wgpu_optim::{Element, EmaConfig, HealthConfig, OptimizerConfig, TensorSpec};
+use wgpu_optim::{CpuFloat, EmaConfig, HealthConfig, OptimizerConfig, TensorSpec};
 
 /// How an array lies in the memory that a caller brings.
 #[derive(Debug, Clone, Copy)]
@@ -31,7 +31,7 @@ struct Laid<F> {
     layout: Layout,
 }
 
-impl<F: Element> Laid<F> {
+impl<F: CpuFloat> Laid<F> {
     fn new(values: &ArrayD<F>, layout: Layout) -> Self {
         let shape: Vec<_> = match layout {
             Layout::ColumnMajor => values.shape().iter().rev().copied().collect(),
@@ -77,7 +77,7 @@ fn specs() -> Vec<TensorSpec> {
     shapes.iter().enumerate().map(|(i, shape)| TensorSpec::new(format!("t{i}"), shape.to_vec())).collect()
 }
 
-fn values<F: Element>(specs: &[TensorSpec], seed: u64) -> Vec<ArrayD<F>> {
+fn values<F: CpuFloat>(specs: &[TensorSpec], seed: u64) -> Vec<ArrayD<F>> {
     let mut numbers = Numbers::new(seed);
     let one = |spec: &TensorSpec| {
         let shape: Vec<_> = spec.shape.iter().map(|n| *n as usize).collect();
@@ -103,7 +103,7 @@ fn configs() -> Vec<OptimizerConfig> {
 }
 
 /// Parameters after some steps as bits, and the state.
-fn run<F: Element>(config: &OptimizerConfig, layout: Layout) -> (Vec<Vec<u64>>, String) {
+fn run<F: CpuFloat>(config: &OptimizerConfig, layout: Layout) -> (Vec<Vec<u64>>, String) {
     let specs = specs();
     let mut optimizer = CpuOptimizer::<F>::new(config, &specs).unwrap();
     let mut params: Vec<_> = values::<F>(&specs, 1).iter().map(|p| Laid::new(p, layout)).collect();

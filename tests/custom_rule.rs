@@ -17,8 +17,8 @@ use wgpu_optim::plan::Plan;
 use wgpu_optim::schedule::Cosine;
 use wgpu_optim::storage::{Format, Rounding, StateFormat, StorageConfig};
 use wgpu_optim::{
-    Decay, Error, Float, HealthConfig, OptimizerConfig, OptionError, OptionValue, Options, Rule, Scalars, Slot,
-    TensorSpec, Twin, verify,
+    Decay, Element, Error, Float, HealthConfig, OptimizerConfig, OptionError, OptionValue, Options, Rule, Scalars,
+    Slot, TensorSpec, Twin, verify,
 };
 
 #[test]
@@ -93,8 +93,8 @@ impl Twin for Broken {
     type State<F: Float> = [F; 1];
     type Hyper<F: Float> = SignumHyper<F>;
 
-    fn direction<F: Float>(&self, p: F, g: F, s: &mut [F; 1], h: &SignumHyper<F>) -> F {
-        let direction = F::of(self.factor) * self.inner.direction(p, g, s, h);
+    fn direction<F: Float>(&self, e: Element<F>, s: &mut [F; 1], h: &SignumHyper<F>) -> F {
+        let direction = F::of(self.factor) * self.inner.direction(e, s, h);
         if self.lossy && size_of::<F>() == size_of::<f32>() {
             return F::of(f32::from_bits((direction.f64() as f32).to_bits() & 0xfff0_0000).into());
         }

@@ -11,8 +11,8 @@ use wgpu_optim::options::range::Declaration;
 use wgpu_optim::rules::AdamW;
 use wgpu_optim::wgpu::{self, BufferUsages};
 use wgpu_optim::{
-    Arena, Decay, Error, Float, Format, Gpu, Optimizer, OptimizerConfig, OptionError, OptionValue, Options, Rule,
-    Scalars, Slice, Slot, StorageConfig, Tensor, TensorSpec, Twin,
+    Arena, Decay, Element, Error, Float, Format, Gpu, Optimizer, OptimizerConfig, OptionError, OptionValue, Options,
+    Rule, Scalars, Slice, Slot, StorageConfig, Tensor, TensorSpec, Twin,
 };
 
 fn adamw() -> OptimizerConfig {
@@ -213,8 +213,8 @@ impl Options for Outside {
 impl Twin for Outside {
     type State<F: Float> = [F; 0];
     type Hyper<F: Float> = <AdamW as Twin>::Hyper<F>;
-    fn direction<F: Float>(&self, _p: F, g: F, _s: &mut Self::State<F>, _h: &Self::Hyper<F>) -> F {
-        g
+    fn direction<F: Float>(&self, e: Element<F>, _s: &mut Self::State<F>, _h: &Self::Hyper<F>) -> F {
+        e.g
     }
 }
 
@@ -255,15 +255,19 @@ fn a_shader_of_another_crate_that_does_not_compile_is_an_error() {
         let arena = Arena::new(&watched.gpu, [TensorSpec::new("w", [4])]).unwrap();
         Optimizer::new(&watched.gpu, &OptimizerConfig::new(Outside(wgsl)), arena.tensors().to_vec()).map(drop)
     };
-    new("fn direction(p: vec4<f32>, g: vec4<f32>, s: ptr<function, State>, h: Hyper) -> vec4<f32> {\n    return g;\n}\n")
-        .unwrap();
+    new("fn direction(e: Element, s: ptr<function, State>, h: Hyper) -> vec4<f32> {\n    return e.g;\n}\n").unwrap();
     for (wgsl, words) in [
         ("", ["outside", "direction"]),
         ("fn direction(\n", ["outside", "parsing error"]),
         (
-            "fn direction(p: vec4<f32>, g: vec4<f32>, s: ptr<function, State>, h: Hyper) -> vec4<f32> {\n    return gg;\n}\n",
+            "fn direction(e: Element, s: ptr<function, State>, h: Hyper) -> vec4<f32> {\n    return e.gg;\n}\n",
             // On the line where the rule's file has it.
             ["outside", "wgsl:2:"],
+        ),
+        (
+            // As it was before there were elements.
+            "fn direction(p: vec4<f32>, g: vec4<f32>, s: ptr<function, State>, h: Hyper) -> vec4<f32> {\n    return g;\n}\n",
+            ["outside", "fn direction(e: Element, s: ptr<function, State>, h: Hyper) -> vec4<f32>"],
         ),
     ] {
         match new(wgsl).unwrap_err() {

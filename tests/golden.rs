@@ -16,7 +16,7 @@ use safetensors::SafeTensors;
 use serde_json::Value;
 use support::{arena, gpu, relative_error, submit, update_error, wide};
 use wgpu_optim::cpu::{CpuOptimizer, CpuTensor};
-use wgpu_optim::{Element, Optimizer, OptimizerConfig, OptimizerState, TensorSpec};
+use wgpu_optim::{CpuFloat, Optimizer, OptimizerConfig, OptimizerState, TensorSpec};
 
 /// What an f32 backend may be off.
 const F32_LIMIT: f64 = 1e-5;
@@ -145,7 +145,7 @@ fn slots<F: Copy + Into<f64>>(state: &OptimizerState<F>) -> Named {
         .collect()
 }
 
-fn run_cpu<F: Element + Into<f64>>(inputs: &Inputs, case: &Case) -> Outcome {
+fn run_cpu<F: CpuFloat + Into<f64>>(inputs: &Inputs, case: &Case) -> Outcome {
     let mut optimizer = CpuOptimizer::<F>::new(&case.config, &inputs.specs).unwrap();
     let array = |spec: &TensorSpec, values: &[f32]| {
         let shape: Vec<_> = spec.shape.iter().map(|n| *n as usize).collect();

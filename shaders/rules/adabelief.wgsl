@@ -16,9 +16,9 @@ struct State {
     exp_avg_var: vec4<f32>,
 }
 
-fn direction(p: vec4<f32>, g: vec4<f32>, s: ptr<function, State>, h: Hyper) -> vec4<f32> {
-    let exp_avg = average((*s).exp_avg, g, h.beta1_complement);
-    let exp_avg_var = average((*s).exp_avg_var, square(g - exp_avg), h.beta2_complement) + h.eps_root;
+fn direction(e: Element, s: ptr<function, State>, h: Hyper) -> vec4<f32> {
+    let exp_avg = average((*s).exp_avg, e.g, h.beta1_complement);
+    let exp_avg_var = average((*s).exp_avg_var, square(e.g - exp_avg), h.beta2_complement) + h.eps_root;
     (*s).exp_avg = exp_avg;
     (*s).exp_avg_var = exp_avg_var;
     return h.inverse_correction1 * exp_avg / (sqrt(exp_avg_var) * h.inverse_root_correction2 + h.eps);

@@ -10,9 +10,9 @@ struct State {
     acc_delta: vec4<f32>,
 }
 
-fn direction(p: vec4<f32>, g: vec4<f32>, s: ptr<function, State>, h: Hyper) -> vec4<f32> {
-    let square_avg = average((*s).square_avg, square(g), h.rho_complement);
-    let delta = sqrt((*s).acc_delta + h.eps) / sqrt(square_avg + h.eps) * g;
+fn direction(e: Element, s: ptr<function, State>, h: Hyper) -> vec4<f32> {
+    let square_avg = average((*s).square_avg, square(e.g), h.rho_complement);
+    let delta = sqrt((*s).acc_delta + h.eps) / sqrt(square_avg + h.eps) * e.g;
     (*s).square_avg = square_avg;
     (*s).acc_delta = average((*s).acc_delta, square(delta), h.rho_complement);
     return delta;

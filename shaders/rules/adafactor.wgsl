@@ -16,8 +16,8 @@ struct State {
     variance: vec4<f32>,
 }
 
-fn direction(p: vec4<f32>, g: vec4<f32>, s: ptr<function, State>, h: Hyper) -> vec4<f32> {
-    return g / sqrt(max((*s).variance, vec4<f32>(h.eps1_squared)));
+fn direction(e: Element, s: ptr<function, State>, h: Hyper) -> vec4<f32> {
+    return e.g / sqrt(max((*s).variance, vec4<f32>(h.eps1_squared)));
 }
 
 // max(eps2, RMS(p)) * min(lr, 1 / root_step) / lr / max(1, RMS(u) / d)
@@ -33,6 +33,6 @@ fn ratio(norms: Norms, h: Hyper) -> f32 {
     return size * share / max(norms.update / root / h.d, 1.0);
 }
 
-fn finish(step: vec4<f32>, s: ptr<function, State>, h: Hyper) -> vec4<f32> {
+fn finish(e: Element, step: vec4<f32>, s: ptr<function, State>, h: Hyper) -> vec4<f32> {
     return step;
 }

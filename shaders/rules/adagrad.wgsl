@@ -10,8 +10,8 @@ struct State {
     sum: vec4<f32>,
 }
 
-fn direction(p: vec4<f32>, g: vec4<f32>, s: ptr<function, State>, h: Hyper) -> vec4<f32> {
-    let sum = saturated((*s).sum, square(g));
+fn direction(e: Element, s: ptr<function, State>, h: Hyper) -> vec4<f32> {
+    let sum = saturated((*s).sum, square(e.g));
     (*s).sum = sum;
-    return h.lr_factor * g / (sqrt(sum) + h.eps);
+    return h.lr_factor * e.g / (sqrt(sum) + h.eps);
 }

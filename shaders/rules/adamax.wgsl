@@ -13,9 +13,9 @@ struct State {
     exp_inf: vec4<f32>,
 }
 
-fn direction(p: vec4<f32>, g: vec4<f32>, s: ptr<function, State>, h: Hyper) -> vec4<f32> {
-    let exp_avg = average_wide((*s).exp_avg, g, h.beta1_complement);
-    let exp_inf = max(h.beta2 * (*s).exp_inf, abs(g) + h.eps);
+fn direction(e: Element, s: ptr<function, State>, h: Hyper) -> vec4<f32> {
+    let exp_avg = average_wide((*s).exp_avg, e.g, h.beta1_complement);
+    let exp_inf = max(h.beta2 * (*s).exp_inf, abs(e.g) + h.eps);
     (*s).exp_avg = exp_avg;
     (*s).exp_inf = exp_inf;
     // The quotient first: the corrected average of the largest gradients can leave f32 by its rounding.

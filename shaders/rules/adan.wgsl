@@ -26,13 +26,13 @@ struct State {
     prev_grad: vec4<f32>,
 }
 
-fn direction(p: vec4<f32>, g: vec4<f32>, s: ptr<function, State>, h: Hyper) -> vec4<f32> {
-    let before = select((*s).prev_grad, g, (*s).prev_grad >= vec4<f32>(NONE_BEFORE));
-    let difference = h.has_difference * (g - before);
-    let exp_avg = average((*s).exp_avg, g, h.beta1_complement);
+fn direction(e: Element, s: ptr<function, State>, h: Hyper) -> vec4<f32> {
+    let before = select((*s).prev_grad, e.g, (*s).prev_grad >= vec4<f32>(NONE_BEFORE));
+    let difference = h.has_difference * (e.g - before);
+    let exp_avg = average((*s).exp_avg, e.g, h.beta1_complement);
     let exp_avg_diff = average((*s).exp_avg_diff, difference, h.beta2_complement);
-    let exp_avg_sq = average((*s).exp_avg_sq, square(g + h.beta2_complement * difference), h.beta3_complement);
-    *s = State(exp_avg, exp_avg_diff, exp_avg_sq, g);
+    let exp_avg_sq = average((*s).exp_avg_sq, square(e.g + h.beta2_complement * difference), h.beta3_complement);
+    *s = State(exp_avg, exp_avg_diff, exp_avg_sq, e.g);
     let step = h.inverse_correction1 * exp_avg + h.beta2_complement * h.inverse_correction2 * exp_avg_diff;
     // The root first: a corrected second moment can leave f32 where its root does not.
     return step / (sqrt(exp_avg_sq + h.uncorrected_eps_root) * h.inverse_root_correction3 + h.eps);

@@ -18,9 +18,9 @@ struct State {
     exp_avg_sq: vec4<f32>,
 }
 
-fn direction(p: vec4<f32>, g: vec4<f32>, s: ptr<function, State>, h: Hyper) -> vec4<f32> {
-    let exp_avg = average((*s).exp_avg, g, h.beta1_complement);
-    let exp_avg_sq = average((*s).exp_avg_sq, square(g), h.beta2_complement);
+fn direction(e: Element, s: ptr<function, State>, h: Hyper) -> vec4<f32> {
+    let exp_avg = average((*s).exp_avg, e.g, h.beta1_complement);
+    let exp_avg_sq = average((*s).exp_avg_sq, square(e.g), h.beta2_complement);
     *s = State(exp_avg, exp_avg_sq);
     // The root first: a corrected second moment can leave f32 where its root does not.
     let root = sqrt(exp_avg_sq + h.uncorrected_eps_root) * h.inverse_root_correction2;
@@ -34,6 +34,6 @@ fn ratio(norms: Norms, h: Hyper) -> f32 {
     return norms.params / norms.update;
 }
 
-fn finish(step: vec4<f32>, s: ptr<function, State>, h: Hyper) -> vec4<f32> {
+fn finish(e: Element, step: vec4<f32>, s: ptr<function, State>, h: Hyper) -> vec4<f32> {
     return step;
 }

@@ -14,8 +14,8 @@ struct State {
     momentum_buffer: vec4<f32>,
 }
 
-fn direction(p: vec4<f32>, g: vec4<f32>, s: ptr<function, State>, h: Hyper) -> vec4<f32> {
-    return g;
+fn direction(e: Element, s: ptr<function, State>, h: Hyper) -> vec4<f32> {
+    return e.g;
 }
 
 fn ratio(norms: Norms, h: Hyper) -> f32 {
@@ -25,7 +25,7 @@ fn ratio(norms: Norms, h: Hyper) -> f32 {
     return h.trust_coefficient * norms.params / (norms.update + h.eps);
 }
 
-fn finish(step: vec4<f32>, s: ptr<function, State>, h: Hyper) -> vec4<f32> {
+fn finish(e: Element, step: vec4<f32>, s: ptr<function, State>, h: Hyper) -> vec4<f32> {
     let buffer = step + h.momentum * (*s).momentum_buffer;
     (*s).momentum_buffer = buffer;
     if NESTEROV {

@@ -11,8 +11,8 @@ struct State {
     exp_avg: vec4<f32>,
 }
 
-fn direction(p: vec4<f32>, g: vec4<f32>, s: ptr<function, State>, h: Hyper) -> vec4<f32> {
-    let step = average_wide((*s).exp_avg, g, h.step_complement);
-    (*s).exp_avg = average_wide((*s).exp_avg, g, h.kept_complement);
+fn direction(e: Element, s: ptr<function, State>, h: Hyper) -> vec4<f32> {
+    let step = average_wide((*s).exp_avg, e.g, h.step_complement);
+    (*s).exp_avg = average_wide((*s).exp_avg, e.g, h.kept_complement);
     return sign(step);
 }

@@ -11,11 +11,11 @@ struct State {
     momentum_buffer: vec4<f32>,
 }
 
-fn direction(p: vec4<f32>, g: vec4<f32>, s: ptr<function, State>, h: Hyper) -> vec4<f32> {
-    let velocity = average_wide((*s).momentum_buffer, g, h.beta_complement);
+fn direction(e: Element, s: ptr<function, State>, h: Hyper) -> vec4<f32> {
+    let velocity = average_wide((*s).momentum_buffer, e.g, h.beta_complement);
     (*s).momentum_buffer = velocity;
     if NESTEROV {
-        return average_wide(velocity, g, h.beta_complement);
+        return average_wide(velocity, e.g, h.beta_complement);
     }
     return velocity;
 }

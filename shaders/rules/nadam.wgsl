@@ -17,11 +17,11 @@ struct State {
     exp_avg_sq: vec4<f32>,
 }
 
-fn direction(p: vec4<f32>, g: vec4<f32>, s: ptr<function, State>, h: Hyper) -> vec4<f32> {
-    let exp_avg = average((*s).exp_avg, g, h.beta1_complement);
-    let exp_avg_sq = average((*s).exp_avg_sq, square(g), h.beta2_complement);
+fn direction(e: Element, s: ptr<function, State>, h: Hyper) -> vec4<f32> {
+    let exp_avg = average((*s).exp_avg, e.g, h.beta1_complement);
+    let exp_avg_sq = average((*s).exp_avg_sq, square(e.g), h.beta2_complement);
     (*s).exp_avg = exp_avg;
     (*s).exp_avg_sq = exp_avg_sq;
-    let step = h.gradient_weight * g + h.average_weight * exp_avg;
+    let step = h.gradient_weight * e.g + h.average_weight * exp_avg;
     return step / (sqrt(exp_avg_sq) * h.inverse_root_correction2 + h.eps);
 }

@@ -15,17 +15,17 @@ struct State {
     momentum_buffer: vec4<f32>,
 }
 
-fn direction(p: vec4<f32>, g: vec4<f32>, s: ptr<function, State>, h: Hyper) -> vec4<f32> {
-    let square_avg = average((*s).square_avg, square(g), h.alpha_complement);
+fn direction(e: Element, s: ptr<function, State>, h: Hyper) -> vec4<f32> {
+    let square_avg = average((*s).square_avg, square(e.g), h.alpha_complement);
     (*s).square_avg = square_avg;
     var variance = square_avg;
     if CENTERED {
-        let grad_avg = average((*s).grad_avg, g, h.alpha_complement);
+        let grad_avg = average((*s).grad_avg, e.g, h.alpha_complement);
         (*s).grad_avg = grad_avg;
         // Rounding can leave the difference below zero, where PyTorch's root gives NaN.
         variance = max(square_avg - grad_avg * grad_avg, vec4<f32>());
     }
-    let scaled = g / (sqrt(variance) + h.eps);
+    let scaled = e.g / (sqrt(variance) + h.eps);
     if !MOMENTUM {
         return scaled;
     }

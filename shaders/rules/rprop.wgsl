@@ -12,13 +12,13 @@ struct State {
     step_size: vec4<f32>,
 }
 
-fn direction(p: vec4<f32>, g: vec4<f32>, s: ptr<function, State>, h: Hyper) -> vec4<f32> {
-    let agreement = sign(g) * sign((*s).prev);
+fn direction(e: Element, s: ptr<function, State>, h: Hyper) -> vec4<f32> {
+    let agreement = sign(e.g) * sign((*s).prev);
     let turned = agreement < vec4<f32>();
     var factor = select(vec4<f32>(1.0), vec4<f32>(h.grow), agreement > vec4<f32>());
     factor = select(factor, vec4<f32>(h.shrink), turned);
     let step_size = clamp((*s).step_size * factor, vec4<f32>(h.least), vec4<f32>(h.largest));
-    let kept = select(g, vec4<f32>(), turned);
+    let kept = select(e.g, vec4<f32>(), turned);
     (*s).prev = kept;
     (*s).step_size = step_size;
     return sign(kept) * step_size;

@@ -18,22 +18,22 @@ struct State {
     exp_avg_sq: vec4<f32>,
 }
 
-fn direction(p: vec4<f32>, g: vec4<f32>, s: ptr<function, State>, h: Hyper) -> vec4<f32> {
-    let exp_avg_sq = average((*s).exp_avg_sq, square(g), h.beta2_complement);
+fn direction(e: Element, s: ptr<function, State>, h: Hyper) -> vec4<f32> {
+    let exp_avg_sq = average((*s).exp_avg_sq, square(e.g), h.beta2_complement);
     (*s).exp_avg_sq = exp_avg_sq;
-    return g / (sqrt(exp_avg_sq) + h.eps);
+    return e.g / (sqrt(exp_avg_sq) + h.eps);
 }
 
 // With d = size*step, z <- z - d and x <- x + share*(z - x), y moves by share*(y - z) + (1 - beta1 + beta1*share)*d.
 // In rows that joined the tensor after its first step z is NaN, and starts from y too.
-fn averaged(p: vec4<f32>, step: vec4<f32>, share: f32, s: ptr<function, State>, h: Hyper) -> vec4<f32> {
-    let z = select((*s).z, p, is_nan(pack((*s).z)) | vec4<bool>(h.first != 0.0));
+fn averaged(e: Element, step: vec4<f32>, share: f32, s: ptr<function, State>, h: Hyper) -> vec4<f32> {
+    let z = select((*s).z, e.p, is_nan(pack((*s).z)) | vec4<bool>(h.first != 0.0));
     let d = h.size * step;
     (*s).z = z - d;
-    return share * (p - z) + (h.beta1_complement + h.beta1 * share) * d;
+    return share * (e.p - z) + (h.beta1_complement + h.beta1 * share) * d;
 }
 
 // x
-fn evaluated(p: vec4<f32>, s: State, h: Hyper) -> vec4<f32> {
-    return select((p - h.beta1_complement * s.z) / h.beta1, p, is_nan(pack(s.z)));
+fn evaluated(e: Element, s: State, h: Hyper) -> vec4<f32> {
+    return select((e.p - h.beta1_complement * s.z) / h.beta1, e.p, is_nan(pack(s.z)));
 }

@@ -14,14 +14,14 @@ struct State {
     momentum_buffer: vec4<f32>,
 }
 
-fn direction(p: vec4<f32>, g: vec4<f32>, s: ptr<function, State>, h: Hyper) -> vec4<f32> {
+fn direction(e: Element, s: ptr<function, State>, h: Hyper) -> vec4<f32> {
     if !MOMENTUM {
-        return g;
+        return e.g;
     }
-    let buffer = saturated(h.momentum * (*s).momentum_buffer, h.undamped * g);
+    let buffer = saturated(h.momentum * (*s).momentum_buffer, h.undamped * e.g);
     (*s).momentum_buffer = buffer;
     if NESTEROV {
-        return saturated(g, h.momentum * buffer);
+        return saturated(e.g, h.momentum * buffer);
     }
     return buffer;
 }

@@ -15,9 +15,9 @@ struct State {
     exp_avg_sq: vec4<f32>,
 }
 
-fn direction(p: vec4<f32>, g: vec4<f32>, s: ptr<function, State>, h: Hyper) -> vec4<f32> {
-    let exp_avg = average((*s).exp_avg, g, h.beta1_complement);
-    let squared = square(g);
+fn direction(e: Element, s: ptr<function, State>, h: Hyper) -> vec4<f32> {
+    let exp_avg = average((*s).exp_avg, e.g, h.beta1_complement);
+    let squared = square(e.g);
     let exp_avg_sq = (*s).exp_avg_sq - h.beta2_complement * sign((*s).exp_avg_sq - squared) * squared;
     (*s).exp_avg = exp_avg;
     (*s).exp_avg_sq = exp_avg_sq;

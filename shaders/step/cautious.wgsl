@@ -4,5 +4,5 @@
 fn step_of(proposal: Proposal, s: ptr<function, State>, verdict: Verdict, lane: Lane, tensor: u32, h: Hyper) -> vec4<f32> {
     let kept = select(vec4<f32>(), proposal.u, agrees(proposal));
     let growth = verdict.elements / (f32(sum_at(tensor).count) + 1.0);
-    return held_rate(lane.lr, growth) * kept + lane.lr_decoupled * proposal.p;
+    return held_rate(lane.lr, growth) * kept + lane.lr_decoupled * proposal.e.p;
 }

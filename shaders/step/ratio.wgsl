@@ -6,5 +6,5 @@ fn step_of(proposal: Proposal, s: ptr<function, State>, verdict: Verdict, lane: 
     let p_norm = plain(norm_of(sum_at(tensor)));
     let u_norm = plain(norm_of(sum_at(settings.tensors + tensor)));
     let step = held_rate(lr, ratio(Norms(p_norm, u_norm, verdict.elements, lr), h)) * proposal.u;
-    return finish(step, s, h) + lane.lr_decoupled * proposal.p;
+    return finish(proposal.e, step, s, h) + lane.lr_decoupled * proposal.e.p;
 }

@@ -7,9 +7,9 @@ use super::stored::Stored;
 use super::tasks::{refresh, round};
 use crate::error::{Error, Result};
 use crate::plan::{EMA, MASTER};
-use crate::rule::kernel::{Block, ByLine, Element, UpdateSettings};
+use crate::rule::kernel::{Block, ByLine, CpuFloat, UpdateSettings};
 
-impl<F: Element> CpuOptimizer<F> {
+impl<F: CpuFloat> CpuOptimizer<F> {
     /// Exchanges all parameters with their moving average: once to evaluate with it, once more to go on
     /// training. Tensors that have no average yet stay as they are. Between the two there can be no step.
     ///
@@ -93,7 +93,7 @@ impl<F: Element> CpuOptimizer<F> {
 }
 
 /// A weight and its average, where it has one: rows that joined the tensor after its last averaging have none.
-fn exchange<F: Element>(average: &mut F, weight: &mut F) {
+fn exchange<F: CpuFloat>(average: &mut F, weight: &mut F) {
     if !average.is_nan() {
         std::mem::swap(average, weight);
     }

@@ -8,7 +8,7 @@ use super::{CpuOptimizer, Dense};
 use crate::config::{Due, HealthConfig, OnNonfinite};
 use crate::error::Result;
 use crate::plan::Plan;
-use crate::rule::kernel::{Element, UpdateSettings};
+use crate::rule::kernel::{CpuFloat, UpdateSettings};
 use crate::state::health::{Health, Seen};
 
 /// Elements that are added up in one go.
@@ -27,7 +27,7 @@ pub struct Look {
     seen: Vec<Seen>,
 }
 
-impl<F: Element> CpuOptimizer<F> {
+impl<F: CpuFloat> CpuOptimizer<F> {
     /// Looks at the health of gradients and updates from now on, or no longer. A look costs a read of the
     /// gradients and two of the weights, at its interval only.
     ///
@@ -63,7 +63,7 @@ impl Monitor {
         self.due.next(completes)
     }
 
-    pub fn conclude<F: Element>(&mut self, look: Look, dense: &[Dense<'_, F>], plan: &Plan, steps_taken: u64) {
+    pub fn conclude<F: CpuFloat>(&mut self, look: Look, dense: &[Dense<'_, F>], plan: &Plan, steps_taken: u64) {
         let name = |d: &Dense<'_, F>| plan.tensors[d.tensor].spec.name.clone();
         let seen = dense.iter().map(name).zip(look.seen).collect();
         self.latest = Some(Health::judge(&self.config, steps_taken, seen));
@@ -71,7 +71,7 @@ impl Monitor {
 }
 
 impl Look {
-    pub fn at_gradients<F: Element>(dense: &[Dense<'_, F>], plan: &Plan, unscale: f64) -> Self {
+    pub fn at_gradients<F: CpuFloat>(dense: &[Dense<'_, F>], plan: &Plan, unscale: f64) -> Self {
         let settings = UpdateSettings {
             unscale,
             clip_value: plan.gradient.clip_value,
@@ -102,7 +102,7 @@ impl Look {
 }
 
 /// Of a stretch; its squares beside it.
-fn gradient_sums<F: Element>(gradient: &[F], settings: &UpdateSettings) -> (Seen, Squares) {
+fn gradient_sums<F: CpuFloat>(gradient: &[F], settings: &UpdateSettings) -> (Seen, Squares) {
     let mut seen = Seen::default();
     for &raw in gradient {
         if raw.is_finite() {

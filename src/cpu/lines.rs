@@ -6,7 +6,7 @@ use super::tasks::TensorStep;
 use super::update::condition;
 use crate::lines::Lines;
 use crate::plan::Plan;
-use crate::rule::kernel::Element;
+use crate::rule::kernel::CpuFloat;
 use crate::rule::maths::{LARGEST_SEEN, average, bounded};
 
 /// Lines that one task adds up.
@@ -19,7 +19,7 @@ fn sums(lines: Lines, f: impl Fn(usize) -> f64 + Send + Sync) -> Vec<f64> {
 }
 
 /// The norm of `f`, whose values are `F`s, over each line. Where the largest square leaves f64, all are scaled first.
-fn norms<F: Element>(lines: Lines, elements: usize, f: impl Fn(usize) -> f64 + Send + Sync) -> Vec<f64> {
+fn norms<F: CpuFloat>(lines: Lines, elements: usize, f: impl Fn(usize) -> f64 + Send + Sync) -> Vec<f64> {
     let can_leave = size_of::<F>() > size_of::<f32>();
     let looked_at = if can_leave { elements } else { 0 };
     let largest = (0..looked_at).fold(0.0, |largest, e| f64::max(largest, f(e).abs()));
@@ -29,7 +29,7 @@ fn norms<F: Element>(lines: Lines, elements: usize, f: impl Fn(usize) -> f64 + S
     sums(lines, square).into_iter().map(|sum| sum.sqrt() / scale).collect()
 }
 
-impl<F: Element> TensorStep<F> {
+impl<F: CpuFloat> TensorStep<F> {
     /// An element's gradient before it is clipped by unit.
     fn gradient(&self, gradient: &[F], element: usize) -> f64 {
         condition(gradient[element], &self.settings).f64() * self.settings.coefficient
@@ -45,7 +45,7 @@ impl<F: Element> TensorStep<F> {
 }
 
 /// Finds the factor of each unit's gradient.
-pub fn clip_units<F: Element>(dense: &[Dense<'_, F>], plan: &Plan, steps: &mut [TensorStep<F>]) {
+pub fn clip_units<F: CpuFloat>(dense: &[Dense<'_, F>], plan: &Plan, steps: &mut [TensorStep<F>]) {
     for (d, step) in dense.iter().zip(steps) {
         let Some(lines) = plan.units(d.tensor) else { continue };
         let (gradient, weights) = (d.whole_gradient(), d.weights());
@@ -57,7 +57,7 @@ pub fn clip_units<F: Element>(dense: &[Dense<'_, F>], plan: &Plan, steps: &mut [
 }
 
 /// Brings the means by row and column up to this step.
-pub fn average_lines<F: Element>(dense: &mut [Dense<'_, F>], plan: &Plan, steps: &mut [TensorStep<F>]) {
+pub fn average_lines<F: CpuFloat>(dense: &mut [Dense<'_, F>], plan: &Plan, steps: &mut [TensorStep<F>]) {
     for (d, step) in dense.iter_mut().zip(steps) {
         let Some(matrices) = plan.factored(d.tensor) else { continue };
         let weight = F::of(step.scalars[0]);

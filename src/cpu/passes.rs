@@ -12,7 +12,7 @@ use crate::config::schedule::{LARGEST_LR, held};
 use crate::plan::rates::Rates;
 use crate::plan::{Plan, Stepping};
 use crate::rule::hyper::Scalars;
-use crate::rule::kernel::{Element, Measure, UpdateSettings};
+use crate::rule::kernel::{CpuFloat, Measure, UpdateSettings};
 use crate::rule::maths;
 use crate::storage::{Format, Noise};
 
@@ -55,7 +55,7 @@ fn settings(plan: &Plan) -> UpdateSettings {
 
 /// Adds gradients to those of earlier micro-batches, each without the loss scale that it has. Gives the number of elements
 /// that are not finite, where such are left out.
-pub fn accumulate<F: Element>(dense: &mut [Dense<'_, F>], plan: &Plan, unscale: f64) -> u64 {
+pub fn accumulate<F: CpuFloat>(dense: &mut [Dense<'_, F>], plan: &Plan, unscale: f64) -> u64 {
     let zeroes = plan.gradient.on_nonfinite == OnNonfinite::Zero;
     let unscale = F::of(unscale);
     let mut left_out = 0;
@@ -82,14 +82,14 @@ pub fn accumulate<F: Element>(dense: &mut [Dense<'_, F>], plan: &Plan, unscale: 
 }
 
 /// Starts the next sum of micro-batches.
-pub fn clear_accumulated<F: Element>(dense: &mut [Dense<'_, F>]) {
+pub fn clear_accumulated<F: CpuFloat>(dense: &mut [Dense<'_, F>]) {
     for sum in dense.iter_mut().filter_map(|d| d.accumulated.as_mut()) {
         sum.fill(F::zero());
     }
 }
 
 /// Reads every gradient.
-pub fn scan<F: Element>(dense: &[Dense<'_, F>], plan: &Plan, unscale: f64) -> Scan {
+pub fn scan<F: CpuFloat>(dense: &[Dense<'_, F>], plan: &Plan, unscale: f64) -> Scan {
     let gradients: Vec<&[F]> = dense.iter().map(Dense::whole_gradient).collect();
     let wanted = Wanted {
         nonfinite: plan.gradient.on_nonfinite != OnNonfinite::Propagate,
@@ -100,7 +100,7 @@ pub fn scan<F: Element>(dense: &[Dense<'_, F>], plan: &Plan, unscale: f64) -> Sc
 }
 
 /// The numbers of each tensor's update. Counts the step.
-pub fn prepare<F: Element>(
+pub fn prepare<F: CpuFloat>(
     dense: &mut [Dense<'_, F>],
     plan: &Plan,
     rates: &Rates,
@@ -153,7 +153,7 @@ fn share(sum: &mut f64, gamma: f64) -> f64 {
 }
 
 /// Updates parameters and state. If it `watches`, gives for each tensor what that did to the weights.
-pub fn update<F: Element>(
+pub fn update<F: CpuFloat>(
     dense: &mut [Dense<'_, F>],
     plan: &Plan,
     mut steps: Vec<TensorStep<F>>,
@@ -178,7 +178,7 @@ pub fn update<F: Element>(
 }
 
 /// Finds what ratios and masks need to know of the update.
-fn measure<F: Element>(dense: &mut [Dense<'_, F>], plan: &Plan, steps: &mut [TensorStep<F>]) {
+fn measure<F: CpuFloat>(dense: &mut [Dense<'_, F>], plan: &Plan, steps: &mut [TensorStep<F>]) {
     let measured = map(tasks(dense, plan, steps), |task| {
         let (index, rule) = (task.index, plan.group_of(task.tensor).rule.as_ref());
         let wanted = plan.variant_of(task.tensor).measures();
@@ -203,7 +203,7 @@ fn measure<F: Element>(dense: &mut [Dense<'_, F>], plan: &Plan, steps: &mut [Ten
 }
 
 /// Scales tensors that exceed a limit of their norm or largest magnitude.
-pub fn limit<F: Element>(dense: &mut [Dense<'_, F>], plan: &Plan) {
+pub fn limit<F: CpuFloat>(dense: &mut [Dense<'_, F>], plan: &Plan) {
     if plan.weights.tensor_limit().is_none() {
         return;
     }
@@ -231,7 +231,7 @@ pub fn limit<F: Element>(dense: &mut [Dense<'_, F>], plan: &Plan) {
 }
 
 /// Averages the weights over the steps.
-pub fn average<F: Element>(dense: &mut [Dense<'_, F>], plan: &Plan) {
+pub fn average<F: CpuFloat>(dense: &mut [Dense<'_, F>], plan: &Plan) {
     let Some(config) = &plan.ema else { return };
     for d in dense {
         let weight = F::of(config.weight(*d.steps));

@@ -7,11 +7,11 @@ use super::{CpuOptimizer, Monitor, SlotValues};
 use crate::config::OptimizerConfig;
 use crate::error::{Error, Result};
 use crate::plan::Plan;
-use crate::rule::kernel::Element;
+use crate::rule::kernel::CpuFloat;
 use crate::state::fed::Fed;
 use crate::tensor::TensorSpec;
 
-impl<F: Element> CpuOptimizer<F> {
+impl<F: CpuFloat> CpuOptimizer<F> {
     /// Takes tensors in, after those that are there. Their state starts anew and their count of steps at 0. All
     /// others go on as if nothing had happened.
     ///

@@ -1,6 +1,6 @@
 //! Slots of state as they are stored, the same bits as on the GPU.
 
-use crate::rule::kernel::Element;
+use crate::rule::kernel::CpuFloat;
 use crate::rule::maths::bounded;
 use crate::storage::{
     Noise, Q8_BLOCK, StateFormat, bf16_value, finite_bf16_bits, q8_codes, q8_values, stochastic_bf16_bits,
@@ -27,7 +27,7 @@ pub enum StoredChunk<'a, F> {
     Q8 { signed: bool, codes: &'a mut [u8], scales: &'a mut [f32] },
 }
 
-impl<F: Element> Stored<F> {
+impl<F: CpuFloat> Stored<F> {
     pub fn new(format: StateFormat, signed: bool, initial: f64, elements: usize) -> Self {
         let mut stored = match format {
             StateFormat::F32 => Self::Wide(vec![F::of(initial); elements]),
@@ -110,7 +110,7 @@ impl<F: Element> Stored<F> {
     }
 }
 
-impl<F: Element> StoredChunk<'_, F> {
+impl<F: CpuFloat> StoredChunk<'_, F> {
     /// The values where they are stored otherwise.
     pub fn widened(&self) -> Option<Vec<F>> {
         match self {
@@ -146,12 +146,12 @@ pub fn copy_rows<T: Copy>(to: &mut [T], from: &[T], rows: &[(usize, usize)], wid
 }
 
 /// In f32, where what is finite stays finite: an infinite scale would make NaN of its 256.
-fn single<F: Element>(x: F) -> f32 {
+fn single<F: CpuFloat>(x: F) -> f32 {
     let x = x.f64();
     if x.is_finite() { bounded(x, f32::MAX.into()) as f32 } else { x as f32 }
 }
 
-fn quantise<F: Element>(signed: bool, values: &[F], codes: &mut [u8], scales: &mut [f32], given: Option<&[f32]>) {
+fn quantise<F: CpuFloat>(signed: bool, values: &[F], codes: &mut [u8], scales: &mut [f32], given: Option<&[f32]>) {
     let len = Q8_BLOCK as usize;
     for (index, (values, codes)) in values.chunks(len).zip(codes.chunks_mut(len)).enumerate() {
         let rounded: Vec<f32> = values.iter().map(|x| single(*x)).collect();

@@ -3,7 +3,7 @@
 use super::parallel::map;
 use super::update::condition;
 use super::wide::widest;
-use crate::rule::kernel::{Element, UpdateSettings};
+use crate::rule::kernel::{CpuFloat, UpdateSettings};
 
 /// Elements that are added up in one go.
 const STRETCH: usize = 1 << 12;
@@ -85,7 +85,7 @@ impl Sizes {
 }
 
 /// The sizes of each tensor's values as the norm sees them, and all non-finite elements.
-pub fn sums<F: Element>(tensors: &[&[F]], wanted: Wanted, settings: &UpdateSettings) -> (Vec<Sizes>, u64) {
+pub fn sums<F: CpuFloat>(tensors: &[&[F]], wanted: Wanted, settings: &UpdateSettings) -> (Vec<Sizes>, u64) {
     let stretches: Vec<_> =
         tensors.iter().enumerate().flat_map(|(t, values)| values.chunks(STRETCH).map(move |c| (t, c))).collect();
     let parts = map(stretches, |(t, values)| {
@@ -107,7 +107,7 @@ pub fn sums<F: Element>(tensors: &[&[F]], wanted: Wanted, settings: &UpdateSetti
 }
 
 #[inline(always)]
-fn sum<F: Element>(values: &[F], wanted: Wanted, settings: &UpdateSettings) -> (Sizes, u64) {
+fn sum<F: CpuFloat>(values: &[F], wanted: Wanted, settings: &UpdateSettings) -> (Sizes, u64) {
     // A pass of its own over what is in the first cache then: whole numbers can be added up in any order.
     let mut nonfinite = 0u32;
     if wanted.nonfinite {
@@ -123,7 +123,7 @@ struct Lanes<F> {
     largest: [F; LANES],
 }
 
-impl<F: Element> Lanes<F> {
+impl<F: CpuFloat> Lanes<F> {
     #[inline(always)]
     fn add(&mut self, mut x: [F; LANES], finite_only: bool, settings: &UpdateSettings) {
         if finite_only {
@@ -140,7 +140,7 @@ impl<F: Element> Lanes<F> {
 }
 
 #[inline(always)]
-fn sizes<F: Element>(values: &[F], finite_only: bool, settings: &UpdateSettings) -> Sizes {
+fn sizes<F: CpuFloat>(values: &[F], finite_only: bool, settings: &UpdateSettings) -> Sizes {
     let mut lanes = Lanes { squares: [0.0; LANES], largest: [F::zero(); LANES] };
     let (whole, rest) = values.as_chunks::<LANES>();
     for x in whole {

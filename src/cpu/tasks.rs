@@ -7,7 +7,7 @@ use crate::lines::Lines;
 use crate::plan::Plan;
 use crate::rule::float::Float;
 use crate::rule::hyper::Scalars;
-use crate::rule::kernel::{Block, ByLine, Element, Factors, UpdateSettings};
+use crate::rule::kernel::{Block, ByLine, CpuFloat, Factors, UpdateSettings};
 use crate::storage::{Format, Noise, Rounding, Storage, stochastic_bf16_bits};
 
 /// Elements that one task updates: long enough to be worth a task, short enough to spread.
@@ -121,7 +121,7 @@ pub fn refresh<F: Float>(format: Format, params: &[F], master: &mut [F]) {
     }
 }
 
-impl<F: Element> Dense<'_, F> {
+impl<F: CpuFloat> Dense<'_, F> {
     /// Takes up what the caller has written to the parameters, as their format holds it.
     pub fn take_written_params(&mut self, plan: &Plan) {
         let format = plan.formats_of(self.tensor)[0];
@@ -133,7 +133,7 @@ impl<F: Element> Dense<'_, F> {
     }
 }
 
-impl<F: Element> Task<'_, F> {
+impl<F: CpuFloat> Task<'_, F> {
     /// Runs a kernel over the stretch, and gives what it did to the weights if that is watched.
     pub fn run<R>(self, purpose: Purpose, kernel: impl FnOnce(Block<'_, F>) -> R) -> (R, Change) {
         let Self { params, mut master, gradients, mut slots, active, scalars, settings, by_line, rounds, .. } = self;
@@ -172,7 +172,7 @@ impl<F: Element> Task<'_, F> {
 }
 
 /// The stretches of all tensors.
-pub fn tasks<'a, F: Element>(
+pub fn tasks<'a, F: CpuFloat>(
     dense: &'a mut [Dense<'_, F>],
     plan: &'a Plan,
     steps: &'a [TensorStep<F>],

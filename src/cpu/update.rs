@@ -6,7 +6,7 @@ use crate::rule::float::Float;
 use crate::rule::hyper::HyperRow;
 use crate::rule::kernel::{Block, CpuKernel, Measure, UpdateSettings};
 use crate::rule::maths::{LARGEST_SEEN, average, bounded, square};
-use crate::rule::twin::{MAX_SLOTS, Norms, SlotArray, Twin};
+use crate::rule::twin::{Element, MAX_SLOTS, Norms, SlotArray, Twin};
 
 /// Elements whose state is gathered at a time: small enough for registers and the first cache.
 const LANES: usize = 64;
@@ -159,8 +159,9 @@ fn common<T: Twin, F: Float, const ACTIVE: usize>(rule: &T, block: Block<'_, F>)
         let g = terms.seen(terms.scaled(gradients[i] * unscale), p);
         // Slots that are off read as zero, and what the rule writes there is dropped.
         let mut state = T::State::<F>::from_fn(|slot| if slot < ACTIVE { slots[slot][i] } else { F::zero() });
-        let u = rule.direction(p, g, &mut state, &h) + terms.in_ratio * p;
-        let step = rule.finish(terms.lr * u, &mut state, &h);
+        let e = Element::new(p, g);
+        let u = rule.direction(e, &mut state, &h) + terms.in_ratio * p;
+        let step = rule.finish(e, terms.lr * u, &mut state, &h);
         for (slot, value) in slots.iter_mut().zip(state.as_slice()) {
             slot[i] = *value;
         }
@@ -231,7 +232,8 @@ fn general<T: Twin, F: Float, const MEASURE: bool>(rule: &T, block: Block<'_, F>
         }
         for (i, (p, &g)) in ps.iter_mut().zip(&gs).enumerate() {
             let mut state = T::State::<F>::from_fn(|k| lanes[k][i]);
-            let u = rule.direction(*p, g, &mut state, &h) + terms.in_ratio * *p;
+            let e = Element::new(*p, g);
+            let u = rule.direction(e, &mut state, &h) + terms.in_ratio * *p;
             let agrees = (u > F::zero() && g > F::zero()) || (u < F::zero() && g < F::zero());
             if MEASURE {
                 if i < len {
@@ -243,8 +245,8 @@ fn general<T: Twin, F: Float, const MEASURE: bool>(rule: &T, block: Block<'_, F>
             }
             let u = if settings.cautious.is_some() && !agrees { F::zero() } else { u };
             let step = match settings.share {
-                Some(share) => rule.averaged(*p, terms.lr * u, F::of(share), &mut state, &h),
-                None => rule.finish(terms.lr * u, &mut state, &h),
+                Some(share) => rule.averaged(e, terms.lr * u, F::of(share), &mut state, &h),
+                None => rule.finish(e, terms.lr * u, &mut state, &h),
             };
             for (lane, value) in lanes.iter_mut().zip(state.as_slice()) {
                 lane[i] = *value;
@@ -269,7 +271,7 @@ fn evaluate<T: Twin, F: Float>(rule: &T, block: Block<'_, F>) {
     let h = T::Hyper::<F>::from_row(block.scalars);
     for (i, p) in block.params.iter_mut().enumerate() {
         let value = |slot| block.active.iter().position(|a| *a == slot).map_or(F::zero(), |at| block.slots[at][i]);
-        *p = rule.evaluated(*p, &T::State::<F>::from_fn(value), &h);
+        *p = rule.evaluated(Element::new(*p, F::zero()), &T::State::<F>::from_fn(value), &h);
     }
 }
 

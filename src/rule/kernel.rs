@@ -151,7 +151,7 @@ pub trait CpuKernel {
 }
 
 /// A number type that the CPU backend computes in: `f32` or `f64`.
-pub trait Element: Float {
+pub trait CpuFloat: Float {
     /// Runs the kernel's update for this type.
     fn update(kernel: &dyn CpuKernel, block: Block<'_, Self>);
     /// Runs the kernel's measure for this type.
@@ -160,7 +160,7 @@ pub trait Element: Float {
     fn evaluate(kernel: &dyn CpuKernel, block: Block<'_, Self>);
 }
 
-impl Element for f32 {
+impl CpuFloat for f32 {
     fn update(kernel: &dyn CpuKernel, block: Block<'_, Self>) {
         kernel.update_f32(block);
     }
@@ -172,7 +172,7 @@ impl Element for f32 {
     }
 }
 
-impl Element for f64 {
+impl CpuFloat for f64 {
     fn update(kernel: &dyn CpuKernel, block: Block<'_, Self>) {
         kernel.update_f64(block);
     }

@@ -6,6 +6,24 @@ use super::hyper::HyperRow;
 /// Slots of state a rule may keep for each element.
 pub const MAX_SLOTS: usize = 4;
 
+/// What a rule's maths sees of one element. The engine makes it, and members may join it; in WGSL a struct of that name,
+/// of four elements.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
+pub struct Element<F> {
+    /// The parameter before the step.
+    pub p: F,
+    /// The gradient as the rule sees it; 0 where the step is over.
+    pub g: F,
+}
+
+impl<F> Element<F> {
+    #[inline(always)]
+    pub(crate) fn new(p: F, g: F) -> Self {
+        Self { p, g }
+    }
+}
+
 /// The CPU twin of a rule's WGSL: the same maths in the same order, for one element.
 pub trait Twin: Sync {
     /// An array of all slots: `[F; 2]`.
@@ -13,8 +31,8 @@ pub trait Twin: Sync {
     /// The scalars with their names, from [`hyper!`](crate::hyper!).
     type Hyper<F: Float>: HyperRow<F>;
 
-    /// The direction u for a parameter `p` with gradient `g`; the state is updated in place.
-    fn direction<F: Float>(&self, p: F, g: F, s: &mut Self::State<F>, h: &Self::Hyper<F>) -> F;
+    /// The direction u of an element; the state is updated in place.
+    fn direction<F: Float>(&self, e: Element<F>, s: &mut Self::State<F>, h: &Self::Hyper<F>) -> F;
 
     /// What multiplies the step of a tensor, from the norms of its parameters and of its update. Only
     /// rules that ask for [`Reduction::UpdateNorm`](crate::rule::Reduction::UpdateNorm) have one.
@@ -22,20 +40,27 @@ pub trait Twin: Sync {
         F::one()
     }
 
-    /// What is subtracted from p, from lr·ratio·u. Likewise.
-    fn finish<F: Float>(&self, step: F, _s: &mut Self::State<F>, _h: &Self::Hyper<F>) -> F {
+    /// What is subtracted from e.p, from lr·ratio·u. Likewise.
+    fn finish<F: Float>(&self, _e: Element<F>, step: F, _s: &mut Self::State<F>, _h: &Self::Hyper<F>) -> F {
         step
     }
 
-    /// What is subtracted from p, from lr·u and the step's share in the average of the iterates. Only
+    /// What is subtracted from e.p, from lr·u and the step's share in the average of the iterates. Only
     /// rules that ask for [`Reduction::Average`](crate::rule::Reduction::Average) have one.
-    fn averaged<F: Float>(&self, _p: F, step: F, _share: F, _s: &mut Self::State<F>, _h: &Self::Hyper<F>) -> F {
+    fn averaged<F: Float>(
+        &self,
+        _e: Element<F>,
+        step: F,
+        _share: F,
+        _s: &mut Self::State<F>,
+        _h: &Self::Hyper<F>,
+    ) -> F {
         step
     }
 
-    /// The weight to evaluate with. Likewise.
-    fn evaluated<F: Float>(&self, p: F, _s: &Self::State<F>, _h: &Self::Hyper<F>) -> F {
-        p
+    /// The weight to evaluate with, without a gradient. Likewise.
+    fn evaluated<F: Float>(&self, e: Element<F>, _s: &Self::State<F>, _h: &Self::Hyper<F>) -> F {
+        e.p
     }
 }
 

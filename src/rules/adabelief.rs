@@ -2,7 +2,7 @@ use crate::options::range::{DIVISOR, NON_NEGATIVE, RATE};
 use crate::rule::float::Float;
 use crate::rule::hyper::Scalars;
 use crate::rule::maths::{average, correction, square};
-use crate::rule::twin::Twin;
+use crate::rule::twin::{Element, Twin};
 use crate::rule::{Decay, Rule, Slot};
 
 crate::options! {
@@ -77,9 +77,9 @@ impl Twin for AdaBelief {
     type Hyper<F: Float> = AdaBeliefHyper<F>;
 
     #[inline(always)]
-    fn direction<F: Float>(&self, _p: F, g: F, s: &mut [F; 2], h: &AdaBeliefHyper<F>) -> F {
-        let exp_avg = average(s[0], g, h.beta1_complement);
-        let exp_avg_var = average(s[1], square(g - exp_avg), h.beta2_complement) + h.eps_root;
+    fn direction<F: Float>(&self, e: Element<F>, s: &mut [F; 2], h: &AdaBeliefHyper<F>) -> F {
+        let exp_avg = average(s[0], e.g, h.beta1_complement);
+        let exp_avg_var = average(s[1], square(e.g - exp_avg), h.beta2_complement) + h.eps_root;
         *s = [exp_avg, exp_avg_var];
         h.inverse_correction1 * exp_avg / (exp_avg_var.sqrt() * h.inverse_root_correction2 + h.eps)
     }

@@ -2,7 +2,7 @@ use crate::options::range::{DIVISOR, NON_NEGATIVE, RATE};
 use crate::rule::float::Float;
 use crate::rule::hyper::Scalars;
 use crate::rule::maths::{average, square};
-use crate::rule::twin::Twin;
+use crate::rule::twin::{Element, Twin};
 use crate::rule::{Decay, Rule, Slot};
 
 crate::options! {
@@ -63,9 +63,9 @@ impl Twin for Adadelta {
     type Hyper<F: Float> = AdadeltaHyper<F>;
 
     #[inline(always)]
-    fn direction<F: Float>(&self, _p: F, g: F, s: &mut [F; 2], h: &AdadeltaHyper<F>) -> F {
-        let square_avg = average(s[0], square(g), h.rho_complement);
-        let delta = (s[1] + h.eps).sqrt() / (square_avg + h.eps).sqrt() * g;
+    fn direction<F: Float>(&self, e: Element<F>, s: &mut [F; 2], h: &AdadeltaHyper<F>) -> F {
+        let square_avg = average(s[0], square(e.g), h.rho_complement);
+        let delta = (s[1] + h.eps).sqrt() / (square_avg + h.eps).sqrt() * e.g;
         s[0] = square_avg;
         s[1] = average(s[1], square(delta), h.rho_complement);
         delta

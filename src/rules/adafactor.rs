@@ -3,7 +3,7 @@ use std::ops::Bound::Included;
 use crate::options::range::{DIVISOR, NON_NEGATIVE, Range};
 use crate::rule::float::Float;
 use crate::rule::hyper::Scalars;
-use crate::rule::twin::{Norms, Twin};
+use crate::rule::twin::{Element, Norms, Twin};
 use crate::rule::{Decay, Reduction, Rule, Slot};
 
 const AT_MOST_ZERO: Range =
@@ -91,9 +91,9 @@ impl Twin for Adafactor {
     type Hyper<F: Float> = AdafactorHyper<F>;
 
     #[inline(always)]
-    fn direction<F: Float>(&self, _p: F, g: F, s: &mut [F; 1], h: &AdafactorHyper<F>) -> F {
+    fn direction<F: Float>(&self, e: Element<F>, s: &mut [F; 1], h: &AdafactorHyper<F>) -> F {
         let variance = if s[0] < h.eps1_squared { h.eps1_squared } else { s[0] };
-        g / variance.sqrt()
+        e.g / variance.sqrt()
     }
 
     fn ratio<F: Float>(&self, norms: &Norms<F>, h: &AdafactorHyper<F>) -> F {

@@ -2,7 +2,7 @@ use crate::options::range::{DIVISOR, NON_NEGATIVE};
 use crate::rule::float::Float;
 use crate::rule::hyper::Scalars;
 use crate::rule::maths::{saturated, square};
-use crate::rule::twin::Twin;
+use crate::rule::twin::{Element, Twin};
 use crate::rule::{Decay, Rule, Slot};
 
 crate::options! {
@@ -66,9 +66,9 @@ impl Twin for Adagrad {
     type Hyper<F: Float> = AdagradHyper<F>;
 
     #[inline(always)]
-    fn direction<F: Float>(&self, _p: F, g: F, s: &mut [F; 1], h: &AdagradHyper<F>) -> F {
-        let sum = saturated(s[0], square(g));
+    fn direction<F: Float>(&self, e: Element<F>, s: &mut [F; 1], h: &AdagradHyper<F>) -> F {
+        let sum = saturated(s[0], square(e.g));
         s[0] = sum;
-        h.lr_factor * g / (sum.sqrt() + h.eps)
+        h.lr_factor * e.g / (sum.sqrt() + h.eps)
     }
 }

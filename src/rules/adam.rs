@@ -2,7 +2,7 @@ use crate::options::range::{DIVISOR, NON_NEGATIVE, RATE};
 use crate::rule::float::Float;
 use crate::rule::hyper::Scalars;
 use crate::rule::maths::{average, correction, square};
-use crate::rule::twin::Twin;
+use crate::rule::twin::{Element, Twin};
 use crate::rule::{Decay, Rule, Slot};
 
 crate::options! {
@@ -104,7 +104,7 @@ impl Twin for Adam {
     type Hyper<F: Float> = AdamHyper<F>;
 
     #[inline(always)]
-    fn direction<F: Float>(&self, _p: F, g: F, s: &mut [F; 3], h: &AdamHyper<F>) -> F {
-        adam(g, s, h, self.amsgrad)
+    fn direction<F: Float>(&self, e: Element<F>, s: &mut [F; 3], h: &AdamHyper<F>) -> F {
+        adam(e.g, s, h, self.amsgrad)
     }
 }

@@ -2,7 +2,7 @@ use crate::options::range::{DIVISOR, NON_NEGATIVE, RATE};
 use crate::rule::float::Float;
 use crate::rule::hyper::Scalars;
 use crate::rule::maths::{average_wide, correction};
-use crate::rule::twin::Twin;
+use crate::rule::twin::{Element, Twin};
 use crate::rule::{Decay, Rule, Slot};
 
 crate::options! {
@@ -74,9 +74,9 @@ impl Twin for Adamax {
     type Hyper<F: Float> = AdamaxHyper<F>;
 
     #[inline(always)]
-    fn direction<F: Float>(&self, _p: F, g: F, s: &mut [F; 2], h: &AdamaxHyper<F>) -> F {
-        let exp_avg = average_wide(s[0], g, h.beta1_complement);
-        let exp_inf = (h.beta2 * s[1]).max(g.abs() + h.eps);
+    fn direction<F: Float>(&self, e: Element<F>, s: &mut [F; 2], h: &AdamaxHyper<F>) -> F {
+        let exp_avg = average_wide(s[0], e.g, h.beta1_complement);
+        let exp_inf = (h.beta2 * s[1]).max(e.g.abs() + h.eps);
         *s = [exp_avg, exp_inf];
         h.inverse_correction1 * (exp_avg / exp_inf)
     }

@@ -2,7 +2,7 @@ use crate::options::range::{DIVISOR, NON_NEGATIVE, RATE};
 use crate::rule::float::Float;
 use crate::rule::hyper::Scalars;
 use crate::rule::maths::{LARGEST_SEEN, average, correction, square};
-use crate::rule::twin::Twin;
+use crate::rule::twin::{Element, Twin};
 use crate::rule::{Decay, Rule, Slot};
 
 /// Above what the rule sees of gradients: marks rows that joined the tensor late and have no gradient before. A power of
@@ -93,13 +93,13 @@ impl Twin for Adan {
     type Hyper<F: Float> = AdanHyper<F>;
 
     #[inline(always)]
-    fn direction<F: Float>(&self, _p: F, g: F, s: &mut [F; 4], h: &AdanHyper<F>) -> F {
-        let before = if s[3] >= F::of(NONE_BEFORE) { g } else { s[3] };
-        let difference = h.has_difference * (g - before);
-        let exp_avg = average(s[0], g, h.beta1_complement);
+    fn direction<F: Float>(&self, e: Element<F>, s: &mut [F; 4], h: &AdanHyper<F>) -> F {
+        let before = if s[3] >= F::of(NONE_BEFORE) { e.g } else { s[3] };
+        let difference = h.has_difference * (e.g - before);
+        let exp_avg = average(s[0], e.g, h.beta1_complement);
         let exp_avg_diff = average(s[1], difference, h.beta2_complement);
-        let exp_avg_sq = average(s[2], square(g + h.beta2_complement * difference), h.beta3_complement);
-        *s = [exp_avg, exp_avg_diff, exp_avg_sq, g];
+        let exp_avg_sq = average(s[2], square(e.g + h.beta2_complement * difference), h.beta3_complement);
+        *s = [exp_avg, exp_avg_diff, exp_avg_sq, e.g];
         let step = h.inverse_correction1 * exp_avg + h.beta2_complement * h.inverse_correction2 * exp_avg_diff;
         step / ((exp_avg_sq + h.uncorrected_eps_root).sqrt() * h.inverse_root_correction3 + h.eps)
     }

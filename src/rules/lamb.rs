@@ -2,7 +2,7 @@ use crate::options::range::{DIVISOR, NON_NEGATIVE, RATE};
 use crate::rule::float::Float;
 use crate::rule::hyper::Scalars;
 use crate::rule::maths::{average, correction, square};
-use crate::rule::twin::{Norms, Twin};
+use crate::rule::twin::{Element, Norms, Twin};
 use crate::rule::{Decay, Reduction, Rule, Slot};
 
 crate::options! {
@@ -80,9 +80,9 @@ impl Twin for Lamb {
     type Hyper<F: Float> = LambHyper<F>;
 
     #[inline(always)]
-    fn direction<F: Float>(&self, _p: F, g: F, s: &mut [F; 2], h: &LambHyper<F>) -> F {
-        let exp_avg = average(s[0], g, h.beta1_complement);
-        let exp_avg_sq = average(s[1], square(g), h.beta2_complement);
+    fn direction<F: Float>(&self, e: Element<F>, s: &mut [F; 2], h: &LambHyper<F>) -> F {
+        let exp_avg = average(s[0], e.g, h.beta1_complement);
+        let exp_avg_sq = average(s[1], square(e.g), h.beta2_complement);
         *s = [exp_avg, exp_avg_sq];
         let root = (exp_avg_sq + h.uncorrected_eps_root).sqrt() * h.inverse_root_correction2;
         h.inverse_correction1 * exp_avg / (root + h.eps)

@@ -1,7 +1,7 @@
 use crate::options::range::NON_NEGATIVE;
 use crate::rule::float::Float;
 use crate::rule::hyper::Scalars;
-use crate::rule::twin::{Norms, Twin};
+use crate::rule::twin::{Element, Norms, Twin};
 use crate::rule::{Decay, Reduction, Rule, Slot};
 
 crate::options! {
@@ -74,8 +74,8 @@ impl Twin for Lars {
     type Hyper<F: Float> = LarsHyper<F>;
 
     #[inline(always)]
-    fn direction<F: Float>(&self, _p: F, g: F, _s: &mut [F; 1], _h: &LarsHyper<F>) -> F {
-        g
+    fn direction<F: Float>(&self, e: Element<F>, _s: &mut [F; 1], _h: &LarsHyper<F>) -> F {
+        e.g
     }
 
     fn ratio<F: Float>(&self, norms: &Norms<F>, h: &LarsHyper<F>) -> F {
@@ -87,7 +87,7 @@ impl Twin for Lars {
     }
 
     #[inline(always)]
-    fn finish<F: Float>(&self, step: F, s: &mut [F; 1], h: &LarsHyper<F>) -> F {
+    fn finish<F: Float>(&self, _e: Element<F>, step: F, s: &mut [F; 1], h: &LarsHyper<F>) -> F {
         let buffer = step + h.momentum * s[0];
         s[0] = buffer;
         if self.nesterov { step + h.momentum * buffer } else { buffer }

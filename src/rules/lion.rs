@@ -2,7 +2,7 @@ use crate::options::range::{NON_NEGATIVE, RATE};
 use crate::rule::float::Float;
 use crate::rule::hyper::Scalars;
 use crate::rule::maths::average_wide;
-use crate::rule::twin::Twin;
+use crate::rule::twin::{Element, Twin};
 use crate::rule::{Decay, Rule, Slot};
 
 crate::options! {
@@ -64,9 +64,9 @@ impl Twin for Lion {
     type Hyper<F: Float> = LionHyper<F>;
 
     #[inline(always)]
-    fn direction<F: Float>(&self, _p: F, g: F, s: &mut [F; 1], h: &LionHyper<F>) -> F {
-        let step = average_wide(s[0], g, h.step_complement);
-        s[0] = average_wide(s[0], g, h.kept_complement);
+    fn direction<F: Float>(&self, e: Element<F>, s: &mut [F; 1], h: &LionHyper<F>) -> F {
+        let step = average_wide(s[0], e.g, h.step_complement);
+        s[0] = average_wide(s[0], e.g, h.kept_complement);
         if step == F::zero() { step } else { step.signum() }
     }
 }

@@ -2,7 +2,7 @@ use crate::options::range::{NON_NEGATIVE, RATE};
 use crate::rule::float::Float;
 use crate::rule::hyper::Scalars;
 use crate::rule::maths::average_wide;
-use crate::rule::twin::Twin;
+use crate::rule::twin::{Element, Twin};
 use crate::rule::{Decay, Rule, Slot};
 
 crate::options! {
@@ -69,9 +69,9 @@ impl Twin for Momentum {
     type Hyper<F: Float> = MomentumHyper<F>;
 
     #[inline(always)]
-    fn direction<F: Float>(&self, _p: F, g: F, s: &mut [F; 1], h: &MomentumHyper<F>) -> F {
-        let velocity = average_wide(s[0], g, h.beta_complement);
+    fn direction<F: Float>(&self, e: Element<F>, s: &mut [F; 1], h: &MomentumHyper<F>) -> F {
+        let velocity = average_wide(s[0], e.g, h.beta_complement);
         s[0] = velocity;
-        if self.nesterov { average_wide(velocity, g, h.beta_complement) } else { velocity }
+        if self.nesterov { average_wide(velocity, e.g, h.beta_complement) } else { velocity }
     }
 }

@@ -2,7 +2,7 @@ use crate::options::range::{DIVISOR, NON_NEGATIVE, RATE};
 use crate::rule::float::Float;
 use crate::rule::hyper::Scalars;
 use crate::rule::maths::{average, correction, square};
-use crate::rule::twin::Twin;
+use crate::rule::twin::{Element, Twin};
 use crate::rule::{Decay, Rule, Slot};
 
 crate::options! {
@@ -93,11 +93,11 @@ impl Twin for NAdam {
     type Hyper<F: Float> = NAdamHyper<F>;
 
     #[inline(always)]
-    fn direction<F: Float>(&self, _p: F, g: F, s: &mut [F; 2], h: &NAdamHyper<F>) -> F {
-        let exp_avg = average(s[0], g, h.beta1_complement);
-        let exp_avg_sq = average(s[1], square(g), h.beta2_complement);
+    fn direction<F: Float>(&self, e: Element<F>, s: &mut [F; 2], h: &NAdamHyper<F>) -> F {
+        let exp_avg = average(s[0], e.g, h.beta1_complement);
+        let exp_avg_sq = average(s[1], square(e.g), h.beta2_complement);
         *s = [exp_avg, exp_avg_sq];
-        let step = h.gradient_weight * g + h.average_weight * exp_avg;
+        let step = h.gradient_weight * e.g + h.average_weight * exp_avg;
         step / (exp_avg_sq.sqrt() * h.inverse_root_correction2 + h.eps)
     }
 }

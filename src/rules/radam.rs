@@ -2,7 +2,7 @@ use crate::options::range::{DIVISOR, NON_NEGATIVE, RATE};
 use crate::rule::float::Float;
 use crate::rule::hyper::Scalars;
 use crate::rule::maths::{average, correction, square};
-use crate::rule::twin::Twin;
+use crate::rule::twin::{Element, Twin};
 use crate::rule::{Decay, Rule, Slot};
 
 crate::options! {
@@ -90,9 +90,9 @@ impl Twin for RAdam {
     type Hyper<F: Float> = RAdamHyper<F>;
 
     #[inline(always)]
-    fn direction<F: Float>(&self, _p: F, g: F, s: &mut [F; 2], h: &RAdamHyper<F>) -> F {
-        let exp_avg = average(s[0], g, h.beta1_complement);
-        let exp_avg_sq = average(s[1], square(g), h.beta2_complement);
+    fn direction<F: Float>(&self, e: Element<F>, s: &mut [F; 2], h: &RAdamHyper<F>) -> F {
+        let exp_avg = average(s[0], e.g, h.beta1_complement);
+        let exp_avg_sq = average(s[1], square(e.g), h.beta2_complement);
         *s = [exp_avg, exp_avg_sq];
         let corrected = h.inverse_correction1 * exp_avg;
         if h.rectification > F::zero() { h.rectification * corrected / (exp_avg_sq.sqrt() + h.eps) } else { corrected }

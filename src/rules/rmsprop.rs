@@ -2,7 +2,7 @@ use crate::options::range::{DIVISOR, NON_NEGATIVE, RATE};
 use crate::rule::float::Float;
 use crate::rule::hyper::Scalars;
 use crate::rule::maths::{average, square};
-use crate::rule::twin::Twin;
+use crate::rule::twin::{Element, Twin};
 use crate::rule::{Decay, Rule, Slot};
 
 crate::options! {
@@ -76,16 +76,16 @@ impl Twin for RmsProp {
     type Hyper<F: Float> = RmsPropHyper<F>;
 
     #[inline(always)]
-    fn direction<F: Float>(&self, _p: F, g: F, s: &mut [F; 3], h: &RmsPropHyper<F>) -> F {
-        let square_avg = average(s[0], square(g), h.alpha_complement);
+    fn direction<F: Float>(&self, e: Element<F>, s: &mut [F; 3], h: &RmsPropHyper<F>) -> F {
+        let square_avg = average(s[0], square(e.g), h.alpha_complement);
         s[0] = square_avg;
         let mut variance = square_avg;
         if self.centered {
-            let grad_avg = average(s[1], g, h.alpha_complement);
+            let grad_avg = average(s[1], e.g, h.alpha_complement);
             s[1] = grad_avg;
             variance = (square_avg - grad_avg * grad_avg).max(F::zero());
         }
-        let scaled = g / (variance.sqrt() + h.eps);
+        let scaled = e.g / (variance.sqrt() + h.eps);
         if self.momentum == 0.0 {
             return scaled;
         }

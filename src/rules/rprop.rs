@@ -4,7 +4,7 @@ use crate::options::OptionError;
 use crate::options::range::{FRACTION, NON_NEGATIVE, POSITIVE, Range};
 use crate::rule::float::Float;
 use crate::rule::hyper::Scalars;
-use crate::rule::twin::Twin;
+use crate::rule::twin::{Element, Twin};
 use crate::rule::{Decay, Rule, Slot};
 
 const ABOVE_ONE: Range =
@@ -84,9 +84,9 @@ impl Twin for Rprop {
     type Hyper<F: Float> = RpropHyper<F>;
 
     #[inline(always)]
-    fn direction<F: Float>(&self, _p: F, g: F, s: &mut [F; 2], h: &RpropHyper<F>) -> F {
+    fn direction<F: Float>(&self, e: Element<F>, s: &mut [F; 2], h: &RpropHyper<F>) -> F {
         let sign = |x: F| if x == F::zero() { x } else { x.signum() };
-        let agreement = sign(g) * sign(s[0]);
+        let agreement = sign(e.g) * sign(s[0]);
         let turned = agreement < F::zero();
         let factor = if turned {
             h.shrink
@@ -96,7 +96,7 @@ impl Twin for Rprop {
             F::one()
         };
         let step_size = (s[1] * factor).max(h.least).min(h.largest);
-        let kept = if turned { F::zero() } else { g };
+        let kept = if turned { F::zero() } else { e.g };
         *s = [kept, step_size];
         sign(kept) * step_size
     }

@@ -4,7 +4,7 @@ use crate::options::range::{DIVISOR, NON_NEGATIVE, RATE, Range};
 use crate::rule::float::Float;
 use crate::rule::hyper::Scalars;
 use crate::rule::maths::{average, correction, square};
-use crate::rule::twin::Twin;
+use crate::rule::twin::{Element, Twin};
 use crate::rule::{Decay, Reduction, Rule, Slot};
 
 /// What f32 rounds off y is divided by β₁ where x is wanted: below 1e-3, little of x is left.
@@ -90,20 +90,20 @@ impl Twin for ScheduleFreeAdamW {
     type Hyper<F: Float> = ScheduleFreeAdamWHyper<F>;
 
     #[inline(always)]
-    fn direction<F: Float>(&self, _p: F, g: F, s: &mut [F; 2], h: &ScheduleFreeAdamWHyper<F>) -> F {
-        s[1] = average(s[1], square(g), h.beta2_complement);
-        g / (s[1].sqrt() + h.eps)
+    fn direction<F: Float>(&self, e: Element<F>, s: &mut [F; 2], h: &ScheduleFreeAdamWHyper<F>) -> F {
+        s[1] = average(s[1], square(e.g), h.beta2_complement);
+        e.g / (s[1].sqrt() + h.eps)
     }
 
     #[inline(always)]
-    fn averaged<F: Float>(&self, p: F, step: F, share: F, s: &mut [F; 2], h: &ScheduleFreeAdamWHyper<F>) -> F {
-        let z = if h.first != F::zero() || s[0].is_nan() { p } else { s[0] };
+    fn averaged<F: Float>(&self, e: Element<F>, step: F, share: F, s: &mut [F; 2], h: &ScheduleFreeAdamWHyper<F>) -> F {
+        let z = if h.first != F::zero() || s[0].is_nan() { e.p } else { s[0] };
         let d = h.size * step;
         s[0] = z - d;
-        share * (p - z) + (h.beta1_complement + h.beta1 * share) * d
+        share * (e.p - z) + (h.beta1_complement + h.beta1 * share) * d
     }
 
-    fn evaluated<F: Float>(&self, p: F, s: &[F; 2], h: &ScheduleFreeAdamWHyper<F>) -> F {
-        if s[0].is_nan() { p } else { (p - h.beta1_complement * s[0]) / h.beta1 }
+    fn evaluated<F: Float>(&self, e: Element<F>, s: &[F; 2], h: &ScheduleFreeAdamWHyper<F>) -> F {
+        if s[0].is_nan() { e.p } else { (e.p - h.beta1_complement * s[0]) / h.beta1 }
     }
 }

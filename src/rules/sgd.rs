@@ -3,7 +3,7 @@ use crate::options::range::{FINITE, NON_NEGATIVE};
 use crate::rule::float::Float;
 use crate::rule::hyper::Scalars;
 use crate::rule::maths::saturated;
-use crate::rule::twin::Twin;
+use crate::rule::twin::{Element, Twin};
 use crate::rule::{Decay, Rule, Slot};
 
 crate::options! {
@@ -82,12 +82,12 @@ impl Twin for Sgd {
     type Hyper<F: Float> = SgdHyper<F>;
 
     #[inline(always)]
-    fn direction<F: Float>(&self, _p: F, g: F, s: &mut [F; 1], h: &SgdHyper<F>) -> F {
+    fn direction<F: Float>(&self, e: Element<F>, s: &mut [F; 1], h: &SgdHyper<F>) -> F {
         if self.momentum == 0.0 {
-            return g;
+            return e.g;
         }
-        let buffer = saturated(h.momentum * s[0], h.undamped * g);
+        let buffer = saturated(h.momentum * s[0], h.undamped * e.g);
         s[0] = buffer;
-        if self.nesterov { saturated(g, h.momentum * buffer) } else { buffer }
+        if self.nesterov { saturated(e.g, h.momentum * buffer) } else { buffer }
     }
 }

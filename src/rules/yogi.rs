@@ -2,7 +2,7 @@ use crate::options::range::{DIVISOR, NON_NEGATIVE, RATE};
 use crate::rule::float::Float;
 use crate::rule::hyper::Scalars;
 use crate::rule::maths::{average, correction, square};
-use crate::rule::twin::Twin;
+use crate::rule::twin::{Element, Twin};
 use crate::rule::{Decay, Rule, Slot};
 
 crate::options! {
@@ -78,9 +78,9 @@ impl Twin for Yogi {
     type Hyper<F: Float> = YogiHyper<F>;
 
     #[inline(always)]
-    fn direction<F: Float>(&self, _p: F, g: F, s: &mut [F; 2], h: &YogiHyper<F>) -> F {
-        let exp_avg = average(s[0], g, h.beta1_complement);
-        let squared = square(g);
+    fn direction<F: Float>(&self, e: Element<F>, s: &mut [F; 2], h: &YogiHyper<F>) -> F {
+        let exp_avg = average(s[0], e.g, h.beta1_complement);
+        let squared = square(e.g);
         let behind = s[1] - squared;
         let sign = if behind == F::zero() { behind } else { behind.signum() };
         let exp_avg_sq = s[1] - h.beta2_complement * sign * squared;

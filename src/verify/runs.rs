@@ -6,7 +6,7 @@ use crate::config::{LossScale, OnNonfinite, OptimizerConfig};
 use crate::cpu::{CpuOptimizer, CpuTensor};
 use crate::error::Result;
 use crate::gpu::{Arena, Gpu, Optimizer};
-use crate::rule::kernel::Element;
+use crate::rule::kernel::CpuFloat;
 use crate::state::OptimizerState;
 use crate::tensor::TensorSpec;
 
@@ -74,7 +74,7 @@ pub fn collect<F: Copy + Into<f64>>(params: Vec<Vec<f64>>, state: OptimizerState
     params.chain(slots).collect()
 }
 
-pub fn arrays<F: Element>(specs: &[TensorSpec], values: &[Vec<f32>]) -> Vec<ArrayD<F>> {
+pub fn arrays<F: CpuFloat>(specs: &[TensorSpec], values: &[Vec<f32>]) -> Vec<ArrayD<F>> {
     let array = |(spec, v): (&TensorSpec, &Vec<f32>)| {
         let shape: Vec<_> = spec.shape.iter().map(|n| *n as usize).collect();
         let mut values = v.iter().map(|x| F::of(f64::from(*x)));
@@ -103,7 +103,7 @@ impl Inputs {
     }
 
     /// What the CPU makes of them.
-    pub fn on_cpu<F: Element + Into<f64>>(&self, config: &OptimizerConfig) -> Result<Vec<Values>> {
+    pub fn on_cpu<F: CpuFloat + Into<f64>>(&self, config: &OptimizerConfig) -> Result<Vec<Values>> {
         let mut optimizer = CpuOptimizer::<F>::new(config, &self.specs)?;
         let mut params = arrays(&self.specs, &self.params);
         for gradients in &self.gradients {

@@ -8,7 +8,7 @@ use crate::cpu::{CpuOptimizer, CpuTensor};
 use crate::error::Result;
 use crate::gpu::Gpu;
 use crate::plan::Plan;
-use crate::rule::kernel::Element;
+use crate::rule::kernel::CpuFloat;
 use crate::state::OptimizerState;
 use crate::storage::{Format, Q8_BLOCK, StateFormat, code_table};
 use crate::tensor::TensorSpec;
@@ -61,7 +61,7 @@ struct Stepped {
     scales: Vec<f32>,
 }
 
-fn stored_step<F: Element + Into<f64>>(
+fn stored_step<F: CpuFloat + Into<f64>>(
     config: &OptimizerConfig,
     specs: &[TensorSpec],
     params: &[Vec<f32>],

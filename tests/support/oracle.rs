@@ -4,7 +4,7 @@
 use ndarray::{ArrayViewD, ArrayViewMutD, IxDyn};
 use wgpu_optim::cpu::{CpuOptimizer, CpuTensor};
 use wgpu_optim::verify::{allowed, rounding_of};
-use wgpu_optim::{Element, OptimizerConfig, OptimizerState, Report, TensorSpec};
+use wgpu_optim::{CpuFloat, OptimizerConfig, OptimizerState, Report, TensorSpec};
 
 use super::{update_error, wide};
 
@@ -13,13 +13,13 @@ pub type Gradients = Vec<Option<Vec<f32>>>;
 
 /// A CPU run in one number type.
 #[derive(Debug)]
-pub struct Run<F: Element> {
+pub struct Run<F: CpuFloat> {
     pub optimizer: CpuOptimizer<F>,
     pub params: Vec<Vec<F>>,
     shapes: Vec<Vec<usize>>,
 }
 
-impl<F: Element> Run<F> {
+impl<F: CpuFloat> Run<F> {
     pub fn new(config: &OptimizerConfig, specs: &[TensorSpec], params: &[Vec<f32>]) -> Self {
         let widen = |p: &Vec<f32>| p.iter().map(|x| F::of(f64::from(*x))).collect();
         Self {
@@ -186,7 +186,7 @@ pub trait Rates {
     fn set_group_weight_decay(&mut self, pattern: &str, lambda: f64);
 }
 
-impl<F: Element> Rates for CpuOptimizer<F> {
+impl<F: CpuFloat> Rates for CpuOptimizer<F> {
     fn set_lr(&mut self, lr: f64) {
         CpuOptimizer::set_lr(self, lr).unwrap();
     }

@@ -1,7 +1,7 @@
 //! The network on the CPU, in f32 for training without a GPU and in f64 for the tests.
 
 use ndarray::{Array1, Array2, ArrayViewMutD, Axis, Zip};
-use wgpu_optim::Element;
+use wgpu_optim::CpuFloat;
 
 use super::{Layer, Outcome, layers};
 use crate::error::{Error, Result};
@@ -14,7 +14,7 @@ pub struct Linear<F> {
 }
 
 /// The layers from parameters in the order of [`specs`](super::specs).
-pub fn network<F: Element>(params: &[Vec<f32>]) -> Result<Vec<Linear<F>>> {
+pub fn network<F: CpuFloat>(params: &[Vec<f32>]) -> Result<Vec<Linear<F>>> {
     let convert = |values: &Vec<f32>| values.iter().map(|x| F::of(f64::from(*x))).collect::<Vec<_>>();
     let layer = |(layer, params): (Layer, &[Vec<f32>])| {
         let weight = Array2::from_shape_vec((layer.outputs, layer.inputs), convert(&params[0]))
@@ -39,7 +39,7 @@ pub fn views(network: &mut [Linear<f32>]) -> Vec<ArrayViewMutD<'_, f32>> {
 }
 
 /// The inputs of each layer, and last the logits.
-fn forward<F: Element>(network: &[Linear<F>], images: Array2<F>) -> Vec<Array2<F>> {
+fn forward<F: CpuFloat>(network: &[Linear<F>], images: Array2<F>) -> Vec<Array2<F>> {
     let mut values = vec![images];
     for (layer, linear) in layers().zip(network) {
         let mut y = values[values.len() - 1].dot(&linear.weight.t()) + &linear.bias;
@@ -53,7 +53,7 @@ fn forward<F: Element>(network: &[Linear<F>], images: Array2<F>) -> Vec<Array2<F
 
 /// Softmax and cross-entropy, as in `shaders/loss.wgsl`: each row's outcome, and the gradient of the
 /// mean loss with respect to the logits.
-fn loss<F: Element>(logits: &Array2<F>, labels: &[u8]) -> (Vec<Outcome>, Array2<F>) {
+fn loss<F: CpuFloat>(logits: &Array2<F>, labels: &[u8]) -> (Vec<Outcome>, Array2<F>) {
     let rows = F::of(labels.len() as f64);
     let mut delta = logits.clone();
     let outcomes = delta.rows_mut().into_iter().zip(labels).map(|(mut row, label)| {
@@ -72,12 +72,12 @@ fn loss<F: Element>(logits: &Array2<F>, labels: &[u8]) -> (Vec<Outcome>, Array2<
 }
 
 /// What the network makes of those images.
-pub fn judge<F: Element>(network: &[Linear<F>], images: Array2<F>, labels: &[u8]) -> Vec<Outcome> {
+pub fn judge<F: CpuFloat>(network: &[Linear<F>], images: Array2<F>, labels: &[u8]) -> Vec<Outcome> {
     forward(network, images).pop().map(|logits| loss(&logits, labels).0).unwrap_or_default()
 }
 
 /// The gradients of the mean loss, and what the network makes of those images.
-pub fn gradients<F: Element>(
+pub fn gradients<F: CpuFloat>(
     network: &[Linear<F>],
     images: Array2<F>,
     labels: &[u8],

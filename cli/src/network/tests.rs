@@ -1,7 +1,7 @@
 use ndarray::{Array2, ArrayView2, Axis};
 use wgpu_optim::plan::Plan;
 use wgpu_optim::rules::AdamW;
-use wgpu_optim::{Arena, Element, EmaConfig, Gpu, OptimizerConfig};
+use wgpu_optim::{Arena, CpuFloat, EmaConfig, Gpu, OptimizerConfig};
 
 use super::cpu::{Linear, gradients, judge, network};
 use super::gpu::GpuNetwork;
@@ -10,7 +10,7 @@ use super::{Outcome, batches, initial_params, specs};
 use crate::digits::{Digits, PIXELS};
 use crate::readback::Readback;
 
-fn images<F: Element>(digits: &Digits, order: &[u32]) -> (Array2<F>, Vec<u8>) {
+fn images<F: CpuFloat>(digits: &Digits, order: &[u32]) -> (Array2<F>, Vec<u8>) {
     let places: Vec<_> = order.iter().map(|image| *image as usize).collect();
     let all = ArrayView2::from_shape((digits.labels.len(), PIXELS), &digits.images).unwrap();
     let images = all.select(Axis(0), &places).mapv(|pixel| F::of(f64::from(pixel)));
@@ -21,7 +21,7 @@ fn mean_loss(outcomes: &[Outcome]) -> f64 {
     outcomes.iter().map(|o| o.loss).sum::<f64>() / outcomes.len() as f64
 }
 
-fn flat<F: Element>(layers: &[Linear<F>]) -> Vec<Vec<f64>> {
+fn flat<F: CpuFloat>(layers: &[Linear<F>]) -> Vec<Vec<f64>> {
     let values = |layer: &Linear<F>| {
         [layer.weight.iter().map(|x| x.f64()).collect(), layer.bias.iter().map(|x| x.f64()).collect()]
     };

@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use super::context::Gpu;
 use super::mutants::altered;
 use crate::error::{Error, Result};
-use crate::shader::Kernel;
+use crate::shader::{Kernel, without_element};
 
 /// What a binding is bound as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -159,7 +159,7 @@ impl Gpu {
                 cache: cache.as_ref(),
             })
         });
-        let pipeline = pipeline.map_err(|e| shader_error(e, author))?;
+        let pipeline = pipeline.map_err(|e| shader_error(e, author, &key.source))?;
         self.count_pipeline();
         Ok(pipelines().entry(key).or_insert(pipeline).clone())
     }
@@ -174,7 +174,7 @@ impl Gpu {
             true => trusted(device, descriptor),
             false => device.create_shader_module(descriptor),
         });
-        module.map_err(|e| shader_error(e, author))
+        module.map_err(|e| shader_error(e, author, &key.source))
     }
 }
 
@@ -194,9 +194,12 @@ fn trusted(device: &wgpu::Device, descriptor: wgpu::ShaderModuleDescriptor<'_>) 
     unsafe { device.create_shader_module_trusted(descriptor, checks) }
 }
 
-fn shader_error(error: Error, author: Author<'_>) -> Error {
+fn shader_error(error: Error, author: Author<'_>, source: &str) -> Error {
     match (error, author) {
-        (Error::Device { reason, .. }, Author::Outside(rule)) => Error::Shader { rule: rule.to_owned(), reason },
+        (Error::Device { reason, .. }, Author::Outside(rule)) => {
+            let told = without_element(source).map_or(String::new(), |hint| hint + "\n");
+            Error::Shader { rule: rule.to_owned(), reason: told + &reason }
+        }
         (error, _) => error,
     }
 }
