@@ -3,13 +3,9 @@
 //!
 //! `cargo run --release --example custom_rule`
 
-use wgpu_optim::maths::average;
-use wgpu_optim::options::range::{NON_NEGATIVE, RATE};
+use wgpu_optim::prelude::*;
 use wgpu_optim::schedule::Cosine;
-use wgpu_optim::{
-    Arena, Decay, Element, Float, Gpu, Group, Optimizer, OptimizerConfig, Rule, Scalars, Slot, TensorSpec, Twin,
-    verify, wgpu,
-};
+use wgpu_optim::{Arena, Gpu, Group, Optimizer, OptimizerConfig, TensorSpec, verify, wgpu};
 
 wgpu_optim::options! {
     /// The options, with their defaults.
@@ -21,31 +17,12 @@ wgpu_optim::options! {
     }
 }
 
-wgpu_optim::hyper! {
-    /// What the maths gets from the host at each step.
-    pub struct SignumHyper {
-        beta_complement,
-    }
-}
-
-impl Rule for Signum {
-    fn name(&self) -> &'static str {
-        "signum"
-    }
-    fn reference(&self) -> &'static str {
-        "Bernstein et al. 2018"
-    }
-    fn lr(&self) -> f64 {
-        self.lr
-    }
-    fn decay(&self) -> Decay {
-        Decay::Decoupled(0.0)
-    }
-    fn slots(&self) -> Vec<Slot> {
-        vec![Slot::signed("exp_avg")]
-    }
-    fn wgsl(&self) -> &str {
-        "struct Hyper {
+wgpu_optim::rule! { Signum as rule {
+    name: "signum",
+    reference: "Bernstein et al. 2018",
+    decay: Decay::Decoupled(0.0),
+    slots: [Slot::signed("exp_avg")],
+    wgsl: "struct Hyper {
             beta_complement: f32,
         }
         struct State {
@@ -54,18 +31,9 @@ impl Rule for Signum {
         fn direction(e: Element, s: ptr<function, State>, h: Hyper) -> vec4<f32> {
             (*s).exp_avg = average((*s).exp_avg, e.g, h.beta_complement);
             return sign((*s).exp_avg);
-        }"
-    }
-    fn scalar_names(&self) -> &'static [&'static str] {
-        SignumHyper::NAMES
-    }
-    fn scalars(&self, _step: u64, _lr: f64) -> Scalars {
-        SignumHyper { beta_complement: 1.0 - self.beta }.row()
-    }
-    fn boxed(&self) -> Box<dyn Rule> {
-        Box::new(self.clone())
-    }
-}
+        }",
+    scalars: |_, _| SignumHyper { beta_complement: 1.0 - rule.beta },
+} }
 
 impl Twin for Signum {
     type State<F: Float> = [F; 1];

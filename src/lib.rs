@@ -31,7 +31,7 @@ pub use plan::layout;
 pub use plan::rates;
 pub use rule::{
     CpuFloat, Decay, Element, Float, HyperRow, MAX_SCALARS, MAX_SLOTS, Norms, Reduction, Rule, Scalars, Slot, Twin,
-    maths,
+    maths, prelude,
 };
 pub use shader::wgsl_conversions;
 #[cfg(feature = "checkpoint")]

@@ -3,10 +3,12 @@
 //! A rule gives a direction `u`. The engine does the rest, once for all rules: it conditions the
 //! gradient, adds coupled weight decay to it, and applies `p ← p − lr·u − lr·λ·p`.
 
+mod declare;
 pub(crate) mod float;
 pub(crate) mod hyper;
 pub(crate) mod kernel;
 pub mod maths;
+pub mod prelude;
 pub(crate) mod twin;
 
 pub use float::Float;
@@ -144,8 +146,8 @@ pub enum Reduction {
 
 /// An update rule, as configuration, layout and shader composition see it.
 ///
-/// A rule of your own implements this and [`Twin`](crate::rule::twin::Twin), with a struct declared by
-/// [`options!`](crate::options!) and scalars by [`hyper!`](crate::hyper!).
+/// A rule of your own has a struct declared by [`options!`](crate::options!), this by [`rule!`](crate::rule!), and a
+/// [`Twin`](crate::rule::twin::Twin) that it writes itself.
 pub trait Rule: Options + CpuKernel + std::fmt::Debug + Send + Sync {
     /// The rule's name, as configurations spell it.
     fn name(&self) -> &'static str;

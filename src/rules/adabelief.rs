@@ -1,9 +1,4 @@
-use crate::options::range::{DIVISOR, NON_NEGATIVE, RATE};
-use crate::rule::float::Float;
-use crate::rule::hyper::Scalars;
-use crate::rule::maths::{average, correction, square};
-use crate::rule::twin::{Element, Twin};
-use crate::rule::{Decay, Rule, Slot};
+use crate::rule::prelude::*;
 
 crate::options! {
     /// AdaBelief: Adam whose second moment is of the gradient's distance from its average. Optax's
@@ -22,60 +17,25 @@ crate::options! {
     }
 }
 
-crate::hyper! {
-    /// Scalars of [`AdaBelief`].
-    pub struct AdaBeliefHyper {
-        beta1_complement,
-        beta2_complement,
-        eps,
-        eps_root,
-        inverse_correction1,
-        inverse_root_correction2,
-    }
-}
-
-impl Rule for AdaBelief {
-    fn name(&self) -> &'static str {
-        "adabelief"
-    }
-    fn reference(&self) -> &'static str {
-        "Zhuang et al. 2020"
-    }
-    fn lr(&self) -> f64 {
-        self.lr
-    }
-    fn decay(&self) -> Decay {
-        Decay::Decoupled(self.weight_decay)
-    }
-    fn slots(&self) -> Vec<Slot> {
-        vec![Slot::signed("exp_avg"), Slot::unsigned("exp_avg_var")]
-    }
-    fn wgsl(&self) -> &str {
-        include_str!("../../shaders/rules/adabelief.wgsl")
-    }
-    fn scalar_names(&self) -> &'static [&'static str] {
-        AdaBeliefHyper::NAMES
-    }
-    fn scalars(&self, step: u64, _lr: f64) -> Scalars {
-        AdaBeliefHyper {
-            beta1_complement: 1.0 - self.betas[0],
-            beta2_complement: 1.0 - self.betas[1],
-            eps: self.eps,
-            eps_root: self.eps_root,
-            inverse_correction1: 1.0 / correction(self.betas[0], step),
-            inverse_root_correction2: 1.0 / correction(self.betas[1], step).sqrt(),
-        }
-        .row()
-    }
-    fn boxed(&self) -> Box<dyn Rule> {
-        Box::new(self.clone())
-    }
-}
+crate::rule! { AdaBelief as rule {
+    name: "adabelief",
+    reference: "Zhuang et al. 2020",
+    decay: Decay::Decoupled(rule.weight_decay),
+    slots: [Slot::signed("exp_avg"), Slot::unsigned("exp_avg_var")],
+    wgsl: include_str!("../../shaders/rules/adabelief.wgsl"),
+    scalars: |step, _| AdaBeliefHyper {
+        beta1_complement: 1.0 - rule.betas[0],
+        beta2_complement: 1.0 - rule.betas[1],
+        eps: rule.eps,
+        eps_root: rule.eps_root,
+        inverse_correction1: 1.0 / correction(rule.betas[0], step),
+        inverse_root_correction2: 1.0 / correction(rule.betas[1], step).sqrt(),
+    },
+} }
 
 impl Twin for AdaBelief {
     type State<F: Float> = [F; 2];
     type Hyper<F: Float> = AdaBeliefHyper<F>;
-
     #[inline(always)]
     fn direction<F: Float>(&self, e: Element<F>, s: &mut [F; 2], h: &AdaBeliefHyper<F>) -> F {
         let exp_avg = average(s[0], e.g, h.beta1_complement);

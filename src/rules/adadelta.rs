@@ -1,9 +1,4 @@
-use crate::options::range::{DIVISOR, NON_NEGATIVE, RATE};
-use crate::rule::float::Float;
-use crate::rule::hyper::Scalars;
-use crate::rule::maths::{average, square};
-use crate::rule::twin::{Element, Twin};
-use crate::rule::{Decay, Rule, Slot};
+use crate::rule::prelude::*;
 
 crate::options! {
     /// Adadelta: steps in the parameters' own unit, `u = √(acc_delta + eps) / √(square_avg + eps) · g`,
@@ -20,48 +15,21 @@ crate::options! {
     }
 }
 
-crate::hyper! {
-    /// Scalars of [`Adadelta`].
-    pub struct AdadeltaHyper {
-        rho_complement,
-        eps,
-    }
-}
-
-impl Rule for Adadelta {
-    fn name(&self) -> &'static str {
-        "adadelta"
-    }
-    fn reference(&self) -> &'static str {
-        "Zeiler 2012"
-    }
-    fn lr(&self) -> f64 {
-        self.lr
-    }
-    fn decay(&self) -> Decay {
-        Decay::Coupled(self.weight_decay)
-    }
-    fn slots(&self) -> Vec<Slot> {
-        vec![Slot::unsigned("square_avg"), Slot::unsigned("acc_delta")]
-    }
-    fn wgsl(&self) -> &str {
-        include_str!("../../shaders/rules/adadelta.wgsl")
-    }
-    fn scalar_names(&self) -> &'static [&'static str] {
-        AdadeltaHyper::NAMES
-    }
-    fn scalars(&self, _step: u64, _lr: f64) -> Scalars {
-        AdadeltaHyper { rho_complement: 1.0 - self.rho, eps: self.eps }.row()
-    }
-    fn boxed(&self) -> Box<dyn Rule> {
-        Box::new(self.clone())
-    }
-}
+crate::rule! { Adadelta as rule {
+    name: "adadelta",
+    reference: "Zeiler 2012",
+    decay: Decay::Coupled(rule.weight_decay),
+    slots: [Slot::unsigned("square_avg"), Slot::unsigned("acc_delta")],
+    wgsl: include_str!("../../shaders/rules/adadelta.wgsl"),
+    scalars: |_, _| AdadeltaHyper {
+        rho_complement: 1.0 - rule.rho,
+        eps: rule.eps,
+    },
+} }
 
 impl Twin for Adadelta {
     type State<F: Float> = [F; 2];
     type Hyper<F: Float> = AdadeltaHyper<F>;
-
     #[inline(always)]
     fn direction<F: Float>(&self, e: Element<F>, s: &mut [F; 2], h: &AdadeltaHyper<F>) -> F {
         let square_avg = average(s[0], square(e.g), h.rho_complement);

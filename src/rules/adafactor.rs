@@ -1,10 +1,4 @@
-use std::ops::Bound::Included;
-
-use crate::options::range::{DIVISOR, NON_NEGATIVE, Range};
-use crate::rule::float::Float;
-use crate::rule::hyper::Scalars;
-use crate::rule::twin::{Element, Norms, Twin};
-use crate::rule::{Decay, Reduction, Rule, Slot};
+use crate::rule::prelude::*;
 
 const AT_MOST_ZERO: Range =
     Range::new(Included(f32::MIN as f64), Included(0.0), "finite, at most 0").told("a finite number, at most 0");
@@ -33,63 +27,26 @@ crate::options! {
     }
 }
 
-crate::hyper! {
-    /// Scalars of [`Adafactor`].
-    pub struct AdafactorHyper {
-        beta2_complement,
-        eps1,
-        eps1_squared,
-        eps2,
-        d,
-        root_step,
-    }
-}
-
-impl Rule for Adafactor {
-    fn name(&self) -> &'static str {
-        "adafactor"
-    }
-    fn reference(&self) -> &'static str {
-        "Shazeer & Stern 2018"
-    }
-    fn lr(&self) -> f64 {
-        self.lr
-    }
-    fn decay(&self) -> Decay {
-        Decay::Decoupled(self.weight_decay)
-    }
-    fn slots(&self) -> Vec<Slot> {
-        vec![Slot::mean_square("variance")]
-    }
-    fn wgsl(&self) -> &str {
-        include_str!("../../shaders/rules/adafactor.wgsl")
-    }
-    fn reduction(&self) -> Reduction {
-        Reduction::UpdateNorm
-    }
-    fn scalar_names(&self) -> &'static [&'static str] {
-        AdafactorHyper::NAMES
-    }
-    fn scalars(&self, step: u64, _lr: f64) -> Scalars {
-        AdafactorHyper {
-            beta2_complement: (step as f64).powf(self.beta2_decay),
-            eps1: self.eps[0],
-            eps1_squared: self.eps[0] * self.eps[0],
-            eps2: self.eps[1],
-            d: self.d,
-            root_step: (step as f64).sqrt(),
-        }
-        .row()
-    }
-    fn boxed(&self) -> Box<dyn Rule> {
-        Box::new(self.clone())
-    }
-}
+crate::rule! { Adafactor as rule {
+    name: "adafactor",
+    reference: "Shazeer & Stern 2018",
+    decay: Decay::Decoupled(rule.weight_decay),
+    slots: [Slot::mean_square("variance")],
+    reduction: Reduction::UpdateNorm,
+    wgsl: include_str!("../../shaders/rules/adafactor.wgsl"),
+    scalars: |step, _| AdafactorHyper {
+        beta2_complement: (step as f64).powf(rule.beta2_decay),
+        eps1: rule.eps[0],
+        eps1_squared: rule.eps[0] * rule.eps[0],
+        eps2: rule.eps[1],
+        d: rule.d,
+        root_step: (step as f64).sqrt(),
+    },
+} }
 
 impl Twin for Adafactor {
     type State<F: Float> = [F; 1];
     type Hyper<F: Float> = AdafactorHyper<F>;
-
     #[inline(always)]
     fn direction<F: Float>(&self, e: Element<F>, s: &mut [F; 1], h: &AdafactorHyper<F>) -> F {
         let variance = if s[0] < h.eps1_squared { h.eps1_squared } else { s[0] };

@@ -1,9 +1,4 @@
-use crate::options::range::{DIVISOR, NON_NEGATIVE, RATE};
-use crate::rule::float::Float;
-use crate::rule::hyper::Scalars;
-use crate::rule::maths::{average, correction, square};
-use crate::rule::twin::{Element, Twin};
-use crate::rule::{Decay, Rule, Slot};
+use crate::rule::prelude::*;
 
 crate::options! {
     /// Adam: `u = m̂ / (√v̂ + eps)` with bias-corrected moving averages of the gradient and its
@@ -66,43 +61,19 @@ pub(super) fn adam<F: Float>(g: F, s: &mut [F; 3], h: &AdamHyper<F>, amsgrad: bo
     h.inverse_correction1 * exp_avg / (second.sqrt() * h.inverse_root_correction2 + h.eps)
 }
 
-impl Rule for Adam {
-    fn name(&self) -> &'static str {
-        "adam"
-    }
-    fn reference(&self) -> &'static str {
-        "Kingma & Ba 2015; AMSGrad: Reddi et al. 2018"
-    }
-    fn lr(&self) -> f64 {
-        self.lr
-    }
-    fn decay(&self) -> Decay {
-        Decay::Coupled(self.weight_decay)
-    }
-    fn slots(&self) -> Vec<Slot> {
-        slots(self.amsgrad)
-    }
-    fn constants(&self) -> Vec<(&'static str, bool)> {
-        vec![("AMSGRAD", self.amsgrad)]
-    }
-    fn wgsl(&self) -> &str {
-        concat!(include_str!("../../shaders/rules/adam.wgsl"), include_str!("../../shaders/rules/shared/adam.wgsl"))
-    }
-    fn scalar_names(&self) -> &'static [&'static str] {
-        AdamHyper::NAMES
-    }
-    fn scalars(&self, step: u64, _lr: f64) -> Scalars {
-        AdamHyper::at(step, self.betas, self.eps).row()
-    }
-    fn boxed(&self) -> Box<dyn Rule> {
-        Box::new(self.clone())
-    }
-}
+crate::rule! { Adam as rule {
+    name: "adam",
+    reference: "Kingma & Ba 2015; AMSGrad: Reddi et al. 2018",
+    decay: Decay::Coupled(rule.weight_decay),
+    slots: slots(rule.amsgrad),
+    constants: [("AMSGRAD", rule.amsgrad)],
+    wgsl: concat!(include_str!("../../shaders/rules/adam.wgsl"), include_str!("../../shaders/rules/shared/adam.wgsl")),
+    scalars: |step, _| AdamHyper = AdamHyper::at(step, rule.betas, rule.eps),
+} }
 
 impl Twin for Adam {
     type State<F: Float> = [F; 3];
     type Hyper<F: Float> = AdamHyper<F>;
-
     #[inline(always)]
     fn direction<F: Float>(&self, e: Element<F>, s: &mut [F; 3], h: &AdamHyper<F>) -> F {
         adam(e.g, s, h, self.amsgrad)

@@ -1,9 +1,4 @@
-use crate::options::range::{DIVISOR, NON_NEGATIVE, RATE};
-use crate::rule::float::Float;
-use crate::rule::hyper::Scalars;
-use crate::rule::maths::{average_wide, correction};
-use crate::rule::twin::{Element, Twin};
-use crate::rule::{Decay, Rule, Slot};
+use crate::rule::prelude::*;
 
 crate::options! {
     /// Adamax: Adam with the infinity norm in place of the second moment,
@@ -20,59 +15,24 @@ crate::options! {
     }
 }
 
-crate::hyper! {
-    /// Scalars of [`Adamax`].
-    pub struct AdamaxHyper {
-        beta1_complement,
-        beta2,
-        eps,
-        inverse_correction1,
-    }
-}
-
-impl Rule for Adamax {
-    fn name(&self) -> &'static str {
-        "adamax"
-    }
-    fn reference(&self) -> &'static str {
-        "Kingma & Ba 2015, section 7.1"
-    }
-    fn lr(&self) -> f64 {
-        self.lr
-    }
-    fn takes_any_gradient(&self) -> bool {
-        true
-    }
-    fn decay(&self) -> Decay {
-        Decay::Coupled(self.weight_decay)
-    }
-    fn slots(&self) -> Vec<Slot> {
-        vec![Slot::signed("exp_avg"), Slot::unsigned("exp_inf")]
-    }
-    fn wgsl(&self) -> &str {
-        include_str!("../../shaders/rules/adamax.wgsl")
-    }
-    fn scalar_names(&self) -> &'static [&'static str] {
-        AdamaxHyper::NAMES
-    }
-    fn scalars(&self, step: u64, _lr: f64) -> Scalars {
-        AdamaxHyper {
-            beta1_complement: 1.0 - self.betas[0],
-            beta2: self.betas[1],
-            eps: self.eps,
-            inverse_correction1: 1.0 / correction(self.betas[0], step),
-        }
-        .row()
-    }
-    fn boxed(&self) -> Box<dyn Rule> {
-        Box::new(self.clone())
-    }
-}
+crate::rule! { Adamax as rule {
+    name: "adamax",
+    reference: "Kingma & Ba 2015, section 7.1",
+    decay: Decay::Coupled(rule.weight_decay),
+    slots: [Slot::signed("exp_avg"), Slot::unsigned("exp_inf")],
+    takes_any_gradient: true,
+    wgsl: include_str!("../../shaders/rules/adamax.wgsl"),
+    scalars: |step, _| AdamaxHyper {
+        beta1_complement: 1.0 - rule.betas[0],
+        beta2: rule.betas[1],
+        eps: rule.eps,
+        inverse_correction1: 1.0 / correction(rule.betas[0], step),
+    },
+} }
 
 impl Twin for Adamax {
     type State<F: Float> = [F; 2];
     type Hyper<F: Float> = AdamaxHyper<F>;
-
     #[inline(always)]
     fn direction<F: Float>(&self, e: Element<F>, s: &mut [F; 2], h: &AdamaxHyper<F>) -> F {
         let exp_avg = average_wide(s[0], e.g, h.beta1_complement);

@@ -1,9 +1,5 @@
 use super::adam::{AdamHyper, adam, slots};
-use crate::options::range::{DIVISOR, NON_NEGATIVE, RATE};
-use crate::rule::float::Float;
-use crate::rule::hyper::Scalars;
-use crate::rule::twin::{Element, Twin};
-use crate::rule::{Decay, Rule, Slot};
+use crate::rule::prelude::*;
 
 crate::options! {
     /// AdamW: Adam's direction, with weight decay beside the step instead of inside the gradient:
@@ -22,43 +18,19 @@ crate::options! {
     }
 }
 
-impl Rule for AdamW {
-    fn name(&self) -> &'static str {
-        "adamw"
-    }
-    fn reference(&self) -> &'static str {
-        "Loshchilov & Hutter 2019"
-    }
-    fn lr(&self) -> f64 {
-        self.lr
-    }
-    fn decay(&self) -> Decay {
-        Decay::Decoupled(self.weight_decay)
-    }
-    fn slots(&self) -> Vec<Slot> {
-        slots(self.amsgrad)
-    }
-    fn constants(&self) -> Vec<(&'static str, bool)> {
-        vec![("AMSGRAD", self.amsgrad)]
-    }
-    fn wgsl(&self) -> &str {
-        concat!(include_str!("../../shaders/rules/adamw.wgsl"), include_str!("../../shaders/rules/shared/adam.wgsl"))
-    }
-    fn scalar_names(&self) -> &'static [&'static str] {
-        AdamHyper::NAMES
-    }
-    fn scalars(&self, step: u64, _lr: f64) -> Scalars {
-        AdamHyper::at(step, self.betas, self.eps).row()
-    }
-    fn boxed(&self) -> Box<dyn Rule> {
-        Box::new(self.clone())
-    }
-}
+crate::rule! { AdamW as rule {
+    name: "adamw",
+    reference: "Loshchilov & Hutter 2019",
+    decay: Decay::Decoupled(rule.weight_decay),
+    slots: slots(rule.amsgrad),
+    constants: [("AMSGRAD", rule.amsgrad)],
+    wgsl: concat!(include_str!("../../shaders/rules/adamw.wgsl"), include_str!("../../shaders/rules/shared/adam.wgsl")),
+    scalars: |step, _| AdamHyper = AdamHyper::at(step, rule.betas, rule.eps),
+} }
 
 impl Twin for AdamW {
     type State<F: Float> = [F; 3];
     type Hyper<F: Float> = AdamHyper<F>;
-
     #[inline(always)]
     fn direction<F: Float>(&self, e: Element<F>, s: &mut [F; 3], h: &AdamHyper<F>) -> F {
         adam(e.g, s, h, self.amsgrad)

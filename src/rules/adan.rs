@@ -1,9 +1,4 @@
-use crate::options::range::{DIVISOR, NON_NEGATIVE, RATE};
-use crate::rule::float::Float;
-use crate::rule::hyper::Scalars;
-use crate::rule::maths::{LARGEST_SEEN, average, correction, square};
-use crate::rule::twin::{Element, Twin};
-use crate::rule::{Decay, Rule, Slot};
+use crate::rule::prelude::*;
 
 /// Above what the rule sees of gradients: marks rows that joined the tensor late and have no gradient before. A power of
 /// two, and not NaN, so that every storage holds it.
@@ -26,72 +21,33 @@ crate::options! {
     }
 }
 
-crate::hyper! {
-    /// Scalars of [`Adan`].
-    pub struct AdanHyper {
-        beta1_complement,
-        beta2_complement,
-        beta3_complement,
-        has_difference,
-        eps,
-        uncorrected_eps_root,
-        inverse_correction1,
-        inverse_correction2,
-        inverse_root_correction3,
-    }
-}
-
-impl Rule for Adan {
-    fn name(&self) -> &'static str {
-        "adan"
-    }
-    fn reference(&self) -> &'static str {
-        "Xie et al. 2022"
-    }
-    fn lr(&self) -> f64 {
-        self.lr
-    }
-    fn decay(&self) -> Decay {
-        Decay::Decoupled(self.weight_decay)
-    }
-    fn slots(&self) -> Vec<Slot> {
-        vec![
-            Slot::signed("exp_avg"),
-            Slot::signed("exp_avg_diff"),
-            Slot::unsigned("exp_avg_sq"),
-            Slot::signed("prev_grad").in_new_rows_at(NONE_BEFORE),
-        ]
-    }
-    fn wgsl(&self) -> &str {
-        include_str!("../../shaders/rules/adan.wgsl")
-    }
-    fn scalar_names(&self) -> &'static [&'static str] {
-        AdanHyper::NAMES
-    }
-    fn scalars(&self, step: u64, _lr: f64) -> Scalars {
-        let [beta1, beta2, beta3] = self.betas;
-        AdanHyper {
-            beta1_complement: 1.0 - beta1,
-            beta2_complement: 1.0 - beta2,
-            beta3_complement: 1.0 - beta3,
-            has_difference: if step > 1 { 1.0 } else { 0.0 },
-            eps: self.eps,
-            uncorrected_eps_root: self.eps_root * correction(beta3, step),
-            inverse_correction1: 1.0 / correction(beta1, step),
-            inverse_correction2: 1.0 / correction(beta2, step),
-            inverse_root_correction3: 1.0 / correction(beta3, step).sqrt(),
-        }
-        .row()
-    }
-    fn boxed(&self) -> Box<dyn Rule> {
-        Box::new(self.clone())
-    }
-}
+crate::rule! { Adan as rule {
+    name: "adan",
+    reference: "Xie et al. 2022",
+    decay: Decay::Decoupled(rule.weight_decay),
+    slots: [
+        Slot::signed("exp_avg"),
+        Slot::signed("exp_avg_diff"),
+        Slot::unsigned("exp_avg_sq"),
+        Slot::signed("prev_grad").in_new_rows_at(NONE_BEFORE),
+    ],
+    wgsl: include_str!("../../shaders/rules/adan.wgsl"),
+    scalars: |step, _| AdanHyper {
+        beta1_complement: 1.0 - rule.betas[0],
+        beta2_complement: 1.0 - rule.betas[1],
+        beta3_complement: 1.0 - rule.betas[2],
+        has_difference: if step > 1 { 1.0 } else { 0.0 },
+        eps: rule.eps,
+        uncorrected_eps_root: rule.eps_root * correction(rule.betas[2], step),
+        inverse_correction1: 1.0 / correction(rule.betas[0], step),
+        inverse_correction2: 1.0 / correction(rule.betas[1], step),
+        inverse_root_correction3: 1.0 / correction(rule.betas[2], step).sqrt(),
+    },
+} }
 
 impl Twin for Adan {
     type State<F: Float> = [F; 4];
     type Hyper<F: Float> = AdanHyper<F>;
-
     #[inline(always)]
     fn direction<F: Float>(&self, e: Element<F>, s: &mut [F; 4], h: &AdanHyper<F>) -> F {
         let before = if s[3] >= F::of(NONE_BEFORE) { e.g } else { s[3] };

@@ -1,8 +1,4 @@
-use crate::options::range::NON_NEGATIVE;
-use crate::rule::float::Float;
-use crate::rule::hyper::Scalars;
-use crate::rule::twin::{Element, Norms, Twin};
-use crate::rule::{Decay, Reduction, Rule, Slot};
+use crate::rule::prelude::*;
 
 crate::options! {
     /// LARS: the gradient plus λ·p, times `trust_coefficient·‖p‖ / (‖that‖ + eps)`, tensor by tensor;
@@ -24,55 +20,24 @@ crate::options! {
     }
 }
 
-crate::hyper! {
-    /// Scalars of [`Lars`].
-    pub struct LarsHyper {
-        momentum,
-        trust_coefficient,
-        eps,
-    }
-}
-
-impl Rule for Lars {
-    fn name(&self) -> &'static str {
-        "lars"
-    }
-    fn reference(&self) -> &'static str {
-        "You, Gitman & Ginsburg 2017"
-    }
-    fn lr(&self) -> f64 {
-        self.lr
-    }
-    fn decay(&self) -> Decay {
-        Decay::InRatio(self.weight_decay)
-    }
-    fn slots(&self) -> Vec<Slot> {
-        vec![Slot::signed("momentum_buffer")]
-    }
-    fn constants(&self) -> Vec<(&'static str, bool)> {
-        vec![("NESTEROV", self.nesterov)]
-    }
-    fn wgsl(&self) -> &str {
-        include_str!("../../shaders/rules/lars.wgsl")
-    }
-    fn reduction(&self) -> Reduction {
-        Reduction::UpdateNorm
-    }
-    fn scalar_names(&self) -> &'static [&'static str] {
-        LarsHyper::NAMES
-    }
-    fn scalars(&self, _step: u64, _lr: f64) -> Scalars {
-        LarsHyper { momentum: self.momentum, trust_coefficient: self.trust_coefficient, eps: self.eps }.row()
-    }
-    fn boxed(&self) -> Box<dyn Rule> {
-        Box::new(self.clone())
-    }
-}
+crate::rule! { Lars as rule {
+    name: "lars",
+    reference: "You, Gitman & Ginsburg 2017",
+    decay: Decay::InRatio(rule.weight_decay),
+    slots: [Slot::signed("momentum_buffer")],
+    constants: [("NESTEROV", rule.nesterov)],
+    reduction: Reduction::UpdateNorm,
+    wgsl: include_str!("../../shaders/rules/lars.wgsl"),
+    scalars: |_, _| LarsHyper {
+        momentum: rule.momentum,
+        trust_coefficient: rule.trust_coefficient,
+        eps: rule.eps,
+    },
+} }
 
 impl Twin for Lars {
     type State<F: Float> = [F; 1];
     type Hyper<F: Float> = LarsHyper<F>;
-
     #[inline(always)]
     fn direction<F: Float>(&self, e: Element<F>, _s: &mut [F; 1], _h: &LarsHyper<F>) -> F {
         e.g

@@ -1,9 +1,4 @@
-use crate::options::range::{NON_NEGATIVE, RATE};
-use crate::rule::float::Float;
-use crate::rule::hyper::Scalars;
-use crate::rule::maths::average_wide;
-use crate::rule::twin::{Element, Twin};
-use crate::rule::{Decay, Rule, Slot};
+use crate::rule::prelude::*;
 
 crate::options! {
     /// Lion: the sign of an average of gradient and momentum, `u = sign(β₁·m + (1−β₁)·g)`, then
@@ -18,51 +13,22 @@ crate::options! {
     }
 }
 
-crate::hyper! {
-    /// Scalars of [`Lion`].
-    pub struct LionHyper {
-        step_complement,
-        kept_complement,
-    }
-}
-
-impl Rule for Lion {
-    fn name(&self) -> &'static str {
-        "lion"
-    }
-    fn reference(&self) -> &'static str {
-        "Chen et al. 2023"
-    }
-    fn lr(&self) -> f64 {
-        self.lr
-    }
-    fn takes_any_gradient(&self) -> bool {
-        true
-    }
-    fn decay(&self) -> Decay {
-        Decay::Decoupled(self.weight_decay)
-    }
-    fn slots(&self) -> Vec<Slot> {
-        vec![Slot::signed("exp_avg")]
-    }
-    fn wgsl(&self) -> &str {
-        include_str!("../../shaders/rules/lion.wgsl")
-    }
-    fn scalar_names(&self) -> &'static [&'static str] {
-        LionHyper::NAMES
-    }
-    fn scalars(&self, _step: u64, _lr: f64) -> Scalars {
-        LionHyper { step_complement: 1.0 - self.betas[0], kept_complement: 1.0 - self.betas[1] }.row()
-    }
-    fn boxed(&self) -> Box<dyn Rule> {
-        Box::new(self.clone())
-    }
-}
+crate::rule! { Lion as rule {
+    name: "lion",
+    reference: "Chen et al. 2023",
+    decay: Decay::Decoupled(rule.weight_decay),
+    slots: [Slot::signed("exp_avg")],
+    takes_any_gradient: true,
+    wgsl: include_str!("../../shaders/rules/lion.wgsl"),
+    scalars: |_, _| LionHyper {
+        step_complement: 1.0 - rule.betas[0],
+        kept_complement: 1.0 - rule.betas[1],
+    },
+} }
 
 impl Twin for Lion {
     type State<F: Float> = [F; 1];
     type Hyper<F: Float> = LionHyper<F>;
-
     #[inline(always)]
     fn direction<F: Float>(&self, e: Element<F>, s: &mut [F; 1], h: &LionHyper<F>) -> F {
         let step = average_wide(s[0], e.g, h.step_complement);

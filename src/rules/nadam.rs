@@ -1,9 +1,4 @@
-use crate::options::range::{DIVISOR, NON_NEGATIVE, RATE};
-use crate::rule::float::Float;
-use crate::rule::hyper::Scalars;
-use crate::rule::maths::{average, correction, square};
-use crate::rule::twin::{Element, Twin};
-use crate::rule::{Decay, Rule, Slot};
+use crate::rule::prelude::*;
 
 crate::options! {
     /// NAdam: Adam with Nesterov momentum whose β₁ warms up, `μₜ = β₁·(1 − ½·0.96^(t·momentum_decay))`.
@@ -36,33 +31,30 @@ crate::hyper! {
     }
 }
 
-impl Rule for NAdam {
-    fn name(&self) -> &'static str {
-        "nadam"
+crate::rule! { NAdam as rule {
+    name: "nadam",
+    reference: "Dozat 2016",
+    decay: if rule.decoupled_weight_decay { Decay::Decoupled(rule.weight_decay) } else { Decay::Coupled(rule.weight_decay) },
+    slots: [Slot::signed("exp_avg"), Slot::unsigned("exp_avg_sq")],
+    wgsl: include_str!("../../shaders/rules/nadam.wgsl"),
+    scalars: |step, _| NAdamHyper = rule.hyper(step),
+} }
+
+impl Twin for NAdam {
+    type State<F: Float> = [F; 2];
+    type Hyper<F: Float> = NAdamHyper<F>;
+    #[inline(always)]
+    fn direction<F: Float>(&self, e: Element<F>, s: &mut [F; 2], h: &NAdamHyper<F>) -> F {
+        let exp_avg = average(s[0], e.g, h.beta1_complement);
+        let exp_avg_sq = average(s[1], square(e.g), h.beta2_complement);
+        *s = [exp_avg, exp_avg_sq];
+        let step = h.gradient_weight * e.g + h.average_weight * exp_avg;
+        step / (exp_avg_sq.sqrt() * h.inverse_root_correction2 + h.eps)
     }
-    fn reference(&self) -> &'static str {
-        "Dozat 2016"
-    }
-    fn lr(&self) -> f64 {
-        self.lr
-    }
-    fn decay(&self) -> Decay {
-        if self.decoupled_weight_decay {
-            Decay::Decoupled(self.weight_decay)
-        } else {
-            Decay::Coupled(self.weight_decay)
-        }
-    }
-    fn slots(&self) -> Vec<Slot> {
-        vec![Slot::signed("exp_avg"), Slot::unsigned("exp_avg_sq")]
-    }
-    fn wgsl(&self) -> &str {
-        include_str!("../../shaders/rules/nadam.wgsl")
-    }
-    fn scalar_names(&self) -> &'static [&'static str] {
-        NAdamHyper::NAMES
-    }
-    fn scalars(&self, step: u64, _lr: f64) -> Scalars {
+}
+
+impl NAdam {
+    fn hyper(&self, step: u64) -> NAdamHyper<f64> {
         let mu = |t: u64| self.betas[0] * (1.0 - 0.5 * 0.96_f64.powf(t as f64 * self.momentum_decay));
         let mut product = 1.0;
         for t in 1..=step {
@@ -81,23 +73,5 @@ impl Rule for NAdam {
             average_weight: next / (1.0 - product * next),
             inverse_root_correction2: 1.0 / correction(self.betas[1], step).sqrt(),
         }
-        .row()
-    }
-    fn boxed(&self) -> Box<dyn Rule> {
-        Box::new(self.clone())
-    }
-}
-
-impl Twin for NAdam {
-    type State<F: Float> = [F; 2];
-    type Hyper<F: Float> = NAdamHyper<F>;
-
-    #[inline(always)]
-    fn direction<F: Float>(&self, e: Element<F>, s: &mut [F; 2], h: &NAdamHyper<F>) -> F {
-        let exp_avg = average(s[0], e.g, h.beta1_complement);
-        let exp_avg_sq = average(s[1], square(e.g), h.beta2_complement);
-        *s = [exp_avg, exp_avg_sq];
-        let step = h.gradient_weight * e.g + h.average_weight * exp_avg;
-        step / (exp_avg_sq.sqrt() * h.inverse_root_correction2 + h.eps)
     }
 }

@@ -1,9 +1,4 @@
-use crate::options::range::{DIVISOR, NON_NEGATIVE, RATE};
-use crate::rule::float::Float;
-use crate::rule::hyper::Scalars;
-use crate::rule::maths::{average, square};
-use crate::rule::twin::{Element, Twin};
-use crate::rule::{Decay, Rule, Slot};
+use crate::rule::prelude::*;
 
 crate::options! {
     /// RMSprop: `square_avg ← α·square_avg + (1−α)·g²`, `u = g / (√square_avg + eps)`; centred, the
@@ -25,56 +20,27 @@ crate::options! {
     }
 }
 
-crate::hyper! {
-    /// Scalars of [`RmsProp`].
-    pub struct RmsPropHyper {
-        alpha_complement,
-        eps,
-        momentum,
-    }
-}
-
-impl Rule for RmsProp {
-    fn name(&self) -> &'static str {
-        "rmsprop"
-    }
-    fn reference(&self) -> &'static str {
-        "Tieleman & Hinton 2012; centred: Graves 2013"
-    }
-    fn lr(&self) -> f64 {
-        self.lr
-    }
-    fn decay(&self) -> Decay {
-        Decay::Coupled(self.weight_decay)
-    }
-    fn slots(&self) -> Vec<Slot> {
-        vec![
-            Slot::unsigned("square_avg"),
-            Slot::signed("grad_avg").active_if(self.centered),
-            Slot::signed("momentum_buffer").active_if(self.momentum != 0.0),
-        ]
-    }
-    fn constants(&self) -> Vec<(&'static str, bool)> {
-        vec![("CENTERED", self.centered), ("MOMENTUM", self.momentum != 0.0)]
-    }
-    fn wgsl(&self) -> &str {
-        include_str!("../../shaders/rules/rmsprop.wgsl")
-    }
-    fn scalar_names(&self) -> &'static [&'static str] {
-        RmsPropHyper::NAMES
-    }
-    fn scalars(&self, _step: u64, _lr: f64) -> Scalars {
-        RmsPropHyper { alpha_complement: 1.0 - self.alpha, eps: self.eps, momentum: self.momentum }.row()
-    }
-    fn boxed(&self) -> Box<dyn Rule> {
-        Box::new(self.clone())
-    }
-}
+crate::rule! { RmsProp as rule {
+    name: "rmsprop",
+    reference: "Tieleman & Hinton 2012; centred: Graves 2013",
+    decay: Decay::Coupled(rule.weight_decay),
+    slots: [
+        Slot::unsigned("square_avg"),
+        Slot::signed("grad_avg").active_if(rule.centered),
+        Slot::signed("momentum_buffer").active_if(rule.momentum != 0.0),
+    ],
+    constants: [("CENTERED", rule.centered), ("MOMENTUM", rule.momentum != 0.0)],
+    wgsl: include_str!("../../shaders/rules/rmsprop.wgsl"),
+    scalars: |_, _| RmsPropHyper {
+        alpha_complement: 1.0 - rule.alpha,
+        eps: rule.eps,
+        momentum: rule.momentum,
+    },
+} }
 
 impl Twin for RmsProp {
     type State<F: Float> = [F; 3];
     type Hyper<F: Float> = RmsPropHyper<F>;
-
     #[inline(always)]
     fn direction<F: Float>(&self, e: Element<F>, s: &mut [F; 3], h: &RmsPropHyper<F>) -> F {
         let square_avg = average(s[0], square(e.g), h.alpha_complement);

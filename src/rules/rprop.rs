@@ -1,11 +1,4 @@
-use std::ops::Bound::{Excluded, Included};
-
-use crate::options::OptionError;
-use crate::options::range::{FRACTION, NON_NEGATIVE, POSITIVE, Range};
-use crate::rule::float::Float;
-use crate::rule::hyper::Scalars;
-use crate::rule::twin::{Element, Twin};
-use crate::rule::{Decay, Rule, Slot};
+use crate::rule::prelude::*;
 
 const ABOVE_ONE: Range =
     Range::new(Excluded(1.0), Included(f32::MAX as f64), "finite, above 1").told("a finite number above 1");
@@ -24,65 +17,26 @@ crate::options! {
     }
 }
 
-crate::hyper! {
-    /// Scalars of [`Rprop`].
-    pub struct RpropHyper {
-        shrink,
-        grow,
-        least,
-        largest,
-    }
-}
-
-impl Rule for Rprop {
-    fn name(&self) -> &'static str {
-        "rprop"
-    }
-    fn reference(&self) -> &'static str {
-        "Riedmiller & Braun 1993"
-    }
-    fn lr(&self) -> f64 {
-        self.lr
-    }
-    fn takes_any_gradient(&self) -> bool {
-        true
-    }
-    fn decay(&self) -> Decay {
-        Decay::Coupled(0.0)
-    }
-    fn slots(&self) -> Vec<Slot> {
-        vec![Slot::signed("prev"), Slot::unsigned("step_size").starting_at(self.lr).exact()]
-    }
-    fn wgsl(&self) -> &str {
-        include_str!("../../shaders/rules/rprop.wgsl")
-    }
-    fn scalar_names(&self) -> &'static [&'static str] {
-        RpropHyper::NAMES
-    }
-    fn scalars(&self, _step: u64, _lr: f64) -> Scalars {
-        let [shrink, grow] = self.etas;
-        let [least, largest] = self.step_sizes;
-        RpropHyper { shrink, grow, least, largest }.row()
-    }
-    fn scaled_by_lr(&self) -> bool {
-        false
-    }
-    fn check(&self) -> Result<(), OptionError> {
-        let [least, largest] = self.step_sizes;
-        if least > largest {
-            return Err(OptionError::new("step_sizes", format!("must be [least, largest], got {:?}", self.step_sizes)));
-        }
-        Ok(())
-    }
-    fn boxed(&self) -> Box<dyn Rule> {
-        Box::new(self.clone())
-    }
-}
+crate::rule! { Rprop as rule {
+    name: "rprop",
+    reference: "Riedmiller & Braun 1993",
+    decay: Decay::Coupled(0.0),
+    slots: [Slot::signed("prev"), Slot::unsigned("step_size").starting_at(rule.lr).exact()],
+    takes_any_gradient: true,
+    scaled_by_lr: false,
+    check: Rprop::together,
+    wgsl: include_str!("../../shaders/rules/rprop.wgsl"),
+    scalars: |_, _| RpropHyper {
+        shrink: rule.etas[0],
+        grow: rule.etas[1],
+        least: rule.step_sizes[0],
+        largest: rule.step_sizes[1],
+    },
+} }
 
 impl Twin for Rprop {
     type State<F: Float> = [F; 2];
     type Hyper<F: Float> = RpropHyper<F>;
-
     #[inline(always)]
     fn direction<F: Float>(&self, e: Element<F>, s: &mut [F; 2], h: &RpropHyper<F>) -> F {
         let sign = |x: F| if x == F::zero() { x } else { x.signum() };
@@ -99,5 +53,15 @@ impl Twin for Rprop {
         let kept = if turned { F::zero() } else { e.g };
         *s = [kept, step_size];
         sign(kept) * step_size
+    }
+}
+
+impl Rprop {
+    fn together(&self) -> Result<(), OptionError> {
+        let [least, largest] = self.step_sizes;
+        if least > largest {
+            return Err(OptionError::new("step_sizes", format!("must be [least, largest], got {:?}", self.step_sizes)));
+        }
+        Ok(())
     }
 }

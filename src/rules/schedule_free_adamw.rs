@@ -1,11 +1,4 @@
-use std::ops::Bound::{Excluded, Included};
-
-use crate::options::range::{DIVISOR, NON_NEGATIVE, RATE, Range};
-use crate::rule::float::Float;
-use crate::rule::hyper::Scalars;
-use crate::rule::maths::{average, correction, square};
-use crate::rule::twin::{Element, Twin};
-use crate::rule::{Decay, Reduction, Rule, Slot};
+use crate::rule::prelude::*;
 
 /// What f32 rounds off y is divided by β₁ where x is wanted: below 1e-3, little of x is left.
 const DIVIDING_RATE: Range = Range::new(Included(1e-3), Excluded(1.0), "at least 1e-3, below 1")
@@ -31,64 +24,26 @@ crate::options! {
     }
 }
 
-crate::hyper! {
-    /// Scalars of [`ScheduleFreeAdamW`].
-    pub struct ScheduleFreeAdamWHyper {
-        size,
-        beta1,
-        beta1_complement,
-        beta2_complement,
-        eps,
-        first,
-    }
-}
-
-impl Rule for ScheduleFreeAdamW {
-    fn name(&self) -> &'static str {
-        "schedule_free_adamw"
-    }
-    fn reference(&self) -> &'static str {
-        "Defazio et al. 2024"
-    }
-    fn lr(&self) -> f64 {
-        self.lr
-    }
-    fn decay(&self) -> Decay {
-        Decay::InRatio(self.weight_decay)
-    }
-    fn slots(&self) -> Vec<Slot> {
-        vec![Slot::signed("z").follows_weights(), Slot::unsigned("exp_avg_sq")]
-    }
-    fn wgsl(&self) -> &str {
-        include_str!("../../shaders/rules/schedule_free_adamw.wgsl")
-    }
-    fn reduction(&self) -> Reduction {
-        Reduction::Average
-    }
-    fn scalar_names(&self) -> &'static [&'static str] {
-        ScheduleFreeAdamWHyper::NAMES
-    }
-    fn scalars(&self, step: u64, _lr: f64) -> Scalars {
-        let warm = if step < self.warmup_steps { step as f64 / self.warmup_steps as f64 } else { 1.0 };
-        ScheduleFreeAdamWHyper {
-            size: correction(self.betas[1], step).sqrt() * warm,
-            beta1: self.betas[0],
-            beta1_complement: 1.0 - self.betas[0],
-            beta2_complement: 1.0 - self.betas[1],
-            eps: self.eps,
-            first: if step == 1 { 1.0 } else { 0.0 },
-        }
-        .row()
-    }
-    fn boxed(&self) -> Box<dyn Rule> {
-        Box::new(self.clone())
-    }
-}
+crate::rule! { ScheduleFreeAdamW as rule {
+    name: "schedule_free_adamw",
+    reference: "Defazio et al. 2024",
+    decay: Decay::InRatio(rule.weight_decay),
+    slots: [Slot::signed("z").follows_weights(), Slot::unsigned("exp_avg_sq")],
+    reduction: Reduction::Average,
+    wgsl: include_str!("../../shaders/rules/schedule_free_adamw.wgsl"),
+    scalars: |step, _| ScheduleFreeAdamWHyper {
+        size: correction(rule.betas[1], step).sqrt() * rule.warm(step),
+        beta1: rule.betas[0],
+        beta1_complement: 1.0 - rule.betas[0],
+        beta2_complement: 1.0 - rule.betas[1],
+        eps: rule.eps,
+        first: if step == 1 { 1.0 } else { 0.0 },
+    },
+} }
 
 impl Twin for ScheduleFreeAdamW {
     type State<F: Float> = [F; 2];
     type Hyper<F: Float> = ScheduleFreeAdamWHyper<F>;
-
     #[inline(always)]
     fn direction<F: Float>(&self, e: Element<F>, s: &mut [F; 2], h: &ScheduleFreeAdamWHyper<F>) -> F {
         s[1] = average(s[1], square(e.g), h.beta2_complement);
@@ -105,5 +60,11 @@ impl Twin for ScheduleFreeAdamW {
 
     fn evaluated<F: Float>(&self, e: Element<F>, s: &[F; 2], h: &ScheduleFreeAdamWHyper<F>) -> F {
         if s[0].is_nan() { e.p } else { (e.p - h.beta1_complement * s[0]) / h.beta1 }
+    }
+}
+
+impl ScheduleFreeAdamW {
+    fn warm(&self, step: u64) -> f64 {
+        if step < self.warmup_steps { step as f64 / self.warmup_steps as f64 } else { 1.0 }
     }
 }
