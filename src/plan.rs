@@ -325,6 +325,10 @@ fn planned_group(
         });
     }
     check_slots(rule.as_ref())?;
+    if let Some(name) = rule.scalar_names().iter().find(|name| !is_identifier(name)) {
+        let reason = format!("scalar {name:?} {IDENTIFIER}");
+        return Err(Error::Shader { rule: rule.name().to_owned(), reason });
+    }
     let mut code = |factored| {
         let code = Code { rule: rule.as_ref(), common: &common, storage, factored };
         variant_of(code, config, variants)
@@ -338,6 +342,10 @@ fn check_slots(rule: &dyn Rule) -> Result<()> {
     let mut known: Vec<_> =
         [ACCUMULATOR, EMA, MASTER].into_iter().chain(FACTORS).map(|name| (name, "the engine's")).collect();
     for slot in rule.slots() {
+        if !is_identifier(slot.name) {
+            let (rule, slot) = (rule.name().to_owned(), slot.name.to_owned());
+            return Err(Error::Slot { rule, slot, problem: format!("the name {IDENTIFIER}") });
+        }
         if let Some((_, whose)) = known.iter().find(|(name, _)| *name == slot.name) {
             let problem = format!("it is {whose} already; every slot needs a name of its own");
             return Err(Error::Slot { rule: rule.name().to_owned(), slot: slot.name.to_owned(), problem });
@@ -345,6 +353,14 @@ fn check_slots(rule: &dyn Rule) -> Result<()> {
         known.push((slot.name, "the rule's"));
     }
     Ok(())
+}
+
+const IDENTIFIER: &str = "must be an identifier of WGSL: letters, digits and _, no digit first, more than one _ and not two of them in front";
+
+/// Whether a name can stand in a kernel's text and be nothing but a name there.
+fn is_identifier(name: &str) -> bool {
+    let starts = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_') && !name.starts_with("__");
+    starts && name != "_" && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
 }
 
 /// Whether a rule's mean square of matrices is kept by rows and columns.

@@ -175,7 +175,7 @@ pub trait Rule: Options + CpuKernel + std::fmt::Debug + Send + Sync {
     fn decay(&self) -> Decay;
 
     /// All slots its WGSL `State` has, in that order, those that are off included. At most
-    /// [`MAX_SLOTS`](crate::rule::twin::MAX_SLOTS).
+    /// [`MAX_SLOTS`](crate::rule::twin::MAX_SLOTS), each with an identifier of WGSL for its name.
     fn slots(&self) -> Vec<Slot>;
 
     /// The `override` constants of its WGSL: options that change code rather than numbers.
@@ -202,7 +202,7 @@ pub trait Rule: Options + CpuKernel + std::fmt::Debug + Send + Sync {
         Reduction::None
     }
 
-    /// Names of the scalars.
+    /// Names of the scalars, identifiers of WGSL.
     fn scalar_names(&self) -> &'static [&'static str];
 
     /// The scalars of the step that is the `step`-th a tensor takes, from 1, in f64: WGSL's `pow`

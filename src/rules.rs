@@ -80,7 +80,8 @@ pub fn by_name(name: &str) -> crate::error::Result<Box<dyn Rule>> {
         .ok_or_else(|| crate::error::Error::UnknownRule { name: name.to_owned(), known })
 }
 
-/// Whether the rule's code is this library's own.
+/// Whether the rule's code is this library's own. By its type, which nobody else can give to a rule: another crate's may
+/// have the name and the text of ours, and slots by any name, which stand in the text too.
 pub(crate) fn is_ours(rule: &dyn Rule) -> bool {
-    all().iter().any(|ours| ours.name() == rule.name() && ours.wgsl() == rule.wgsl())
+    all().iter().any(|ours| ours.type_of_rule() == rule.type_of_rule())
 }

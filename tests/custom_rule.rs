@@ -12,13 +12,14 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use example::{Signum, SignumHyper};
 use support::model::{Model, Place};
-use wgpu_optim::options::range::Declaration;
+use wgpu_optim::options::range::{Declaration, NON_NEGATIVE};
 use wgpu_optim::plan::Plan;
+use wgpu_optim::rules::AdamW;
 use wgpu_optim::schedule::Cosine;
 use wgpu_optim::storage::{Format, Rounding, StateFormat, StorageConfig};
 use wgpu_optim::{
-    Decay, Element, Error, Float, HealthConfig, OptimizerConfig, OptionError, OptionValue, Options, Rule, Scalars,
-    Slot, TensorSpec, Twin, verify,
+    Arena, Decay, Element, Error, Float, HealthConfig, Optimizer, OptimizerConfig, OptionError, OptionValue, Options,
+    Rule, Scalars, Slot, TensorSpec, Twin, verify,
 };
 
 #[test]
@@ -35,6 +36,7 @@ struct Broken {
     wgsl: Cow<'static, str>,
     factor: f64,
     slots: Vec<Slot>,
+    scalars: &'static [&'static str],
     /// Whether its text is not even WGSL, for now.
     spoiled: Arc<AtomicBool>,
     /// Whether f32 keeps three binary digits of the direction only, as after a cancellation.
@@ -76,7 +78,7 @@ impl Rule for Broken {
         if self.spoiled.load(Relaxed) { "not WGSL" } else { &self.wgsl }
     }
     fn scalar_names(&self) -> &'static [&'static str] {
-        self.inner.scalar_names()
+        self.scalars
     }
     fn scalars(&self, step: u64, lr: f64) -> Scalars {
         self.inner.scalars(step, lr)
@@ -104,7 +106,8 @@ impl Twin for Broken {
 
 fn broken(wgsl: impl Into<Cow<'static, str>>, factor: f64) -> Broken {
     let inner = Signum::default();
-    Broken { slots: inner.slots(), inner, wgsl: wgsl.into(), factor, spoiled: Arc::default(), lossy: false }
+    let (slots, scalars) = (inner.slots(), inner.scalar_names());
+    Broken { slots, scalars, inner, wgsl: wgsl.into(), factor, spoiled: Arc::default(), lossy: false }
 }
 
 #[test]
@@ -120,6 +123,74 @@ fn a_slot_needs_a_name_of_its_own() {
     let mut rule = sound();
     rule.slots.push(Slot::signed("its_own"));
     Plan::new(&OptimizerConfig::new(rule), &specs).unwrap();
+}
+
+/// Names stand in a kernel's text: nothing but a name may stand there.
+#[test]
+fn names_of_slots_and_scalars_are_identifiers() {
+    let specs = [TensorSpec::new("w", [2, 2])];
+    let names = ["", "_", "__own", "1st", "exp avg", "exp-avg", "größe", "a;} fn more() {"];
+    for name in names {
+        let mut rule = broken(Signum::default().wgsl().to_owned(), 1.0);
+        rule.slots.push(Slot::signed(name));
+        let error = Plan::new(&OptimizerConfig::new(rule), &specs).unwrap_err();
+        assert!(matches!(&error, Error::Slot { slot, .. } if slot == name), "{error}");
+        assert!(error.to_string().contains("identifier"), "{error}");
+    }
+    for name in names {
+        let rule = Broken { scalars: vec![name].leak(), ..broken(Signum::default().wgsl().to_owned(), 1.0) };
+        let error = Plan::new(&OptimizerConfig::new(rule), &specs).unwrap_err();
+        assert!(matches!(&error, Error::Shader { rule, reason } if rule == "broken" && reason.contains("identifier")));
+    }
+    for name in ["_own", "exp_avg2", "Z"] {
+        let mut rule = Broken { scalars: vec![name].leak(), ..broken(Signum::default().wgsl().to_owned(), 1.0) };
+        rule.slots.push(Slot::signed(name));
+        Plan::new(&OptimizerConfig::new(rule), &specs).unwrap();
+    }
+}
+
+wgpu_optim::options! {
+    /// What goes by the name of a rule of the library.
+    pub struct Imitator {
+        /// Learning rate.
+        pub lr: f64 = 1e-3, in NON_NEGATIVE,
+    }
+}
+
+wgpu_optim::rule! { Imitator as rule {
+    name: "adamw",
+    reference: "none",
+    decay: Decay::Decoupled(0.0),
+    // The last is a word of WGSL, and spoils the text that the engine adds.
+    slots: [Slot::signed("exp_avg"), Slot::unsigned("exp_avg_sq"), Slot::unsigned("loop")],
+    constants: [("AMSGRAD", rule.lr < 0.0)],
+    wgsl: concat!(include_str!("../shaders/rules/adamw.wgsl"), include_str!("../shaders/rules/shared/adam.wgsl")),
+    scalars: |_, _| ImitatorHyper {
+        beta1_complement: 0.1,
+        beta2_complement: 0.001,
+        eps: 1e-8,
+        inverse_correction1: 1.0,
+        inverse_root_correction2: 1.0,
+    },
+} }
+
+impl Twin for Imitator {
+    type State<F: Float> = [F; 3];
+    type Hyper<F: Float> = ImitatorHyper<F>;
+    fn direction<F: Float>(&self, e: Element<F>, _: &mut [F; 3], _: &ImitatorHyper<F>) -> F {
+        e.g
+    }
+}
+
+/// Neither its name nor its text makes a rule the library's own: the compiler's words are about a rule from outside, whose
+/// accesses wgpu checks.
+#[test]
+fn a_rule_under_a_name_of_ours_is_not_ours() {
+    let gpu = support::gpu();
+    assert_eq!(Imitator::default().wgsl(), AdamW::default().wgsl());
+    let arena = Arena::new(&gpu, [TensorSpec::new("w", [4])]).unwrap();
+    let error = Optimizer::new(&gpu, &OptimizerConfig::new(Imitator::default()), arena.tensors().to_vec()).unwrap_err();
+    assert!(matches!(&error, Error::Shader { rule, .. } if rule == "adamw"), "{error}");
 }
 
 #[test]

@@ -7,6 +7,7 @@ use crate::rule::hyper::HyperRow;
 use crate::rule::kernel::{Block, CpuKernel, Measure, UpdateSettings};
 use crate::rule::maths::{LARGEST_SEEN, average, bounded, square};
 use crate::rule::twin::{Element, MAX_SLOTS, Norms, SlotArray, Twin};
+use std::any::TypeId;
 
 /// Elements whose state is gathered at a time: small enough for registers and the first cache.
 const LANES: usize = 64;
@@ -22,6 +23,9 @@ pub(crate) fn condition<F: Float>(g: F, settings: &UpdateSettings) -> F {
 }
 
 impl<T: Twin> CpuKernel for T {
+    fn type_of_rule(&self) -> TypeId {
+        TypeId::of::<T>()
+    }
     fn update_f32(&self, block: Block<'_, f32>) {
         dispatch::<T, f32, false>(self, block);
     }

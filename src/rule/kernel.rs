@@ -1,5 +1,7 @@
 //! A rule's update of one block of elements, as the CPU backend calls it.
 
+use std::any::TypeId;
+
 use super::float::Float;
 use super::hyper::Scalars;
 use crate::lines::{Lines, Matrices};
@@ -136,6 +138,8 @@ impl<F: Float> Factors<'_, F> {
 
 /// A rule's update of one block on the CPU. Every [`Twin`](super::twin::Twin) is one, and nothing else.
 pub trait CpuKernel {
+    /// Which rule it is: no other crate can give its own the type of another, whatever it calls itself.
+    fn type_of_rule(&self) -> TypeId;
     /// Updates in f32.
     fn update_f32(&self, block: Block<'_, f32>);
     /// Updates in f64.

@@ -25,7 +25,7 @@ impl<F> Element<F> {
 }
 
 /// The CPU twin of a rule's WGSL: the same maths in the same order, for one element.
-pub trait Twin: Sync {
+pub trait Twin: Sync + 'static {
     /// An array of all slots: `[F; 2]`.
     type State<F: Float>: SlotArray<F>;
     /// The scalars with their names, from [`hyper!`](crate::hyper!).
