@@ -294,7 +294,8 @@ fn a_setting_that_cannot_be_stays_as_it_was() {
 fn negative_values_of_a_slot_without_signs_become_zero_in_eight_bits() {
     let storage = StorageConfig { state: StateFormat::Q8, ..StorageConfig::default() };
     // The gradient itself, in a slot that is said to have no sign.
-    let text = Signum::default().wgsl().replace("average((*s).exp_avg, g, h.beta_complement)", "g");
+    let text = Signum::default().wgsl().replace("average((*s).exp_avg, e.g, h.beta_complement)", "e.g");
+    assert!(text.contains("exp_avg = e.g;"), "{text}");
     let mut rule = broken(text, 1.0);
     rule.slots = vec![Slot::unsigned("exp_avg")];
     let config = OptimizerConfig::new(rule).storage(storage);
