@@ -4,14 +4,16 @@
 mod effect;
 mod guards;
 mod runs;
+mod storages;
 mod stored;
 mod surroundings;
 mod variations;
 
 pub use effect::differ;
 pub use guards::check_guard_words;
+pub use storages::{named_storages, storages};
 pub use surroundings::{all_around, around};
-pub use variations::{Variation, variations};
+pub use variations::{Variation, most_varied, variations};
 
 use crate::config::OptimizerConfig;
 use crate::error::{Error, Result};

@@ -11,7 +11,7 @@ use support::variations::variations;
 use support::{Numbers, encoder, gpu};
 use wgpu_optim::rules::{AdamW, Sgd};
 use wgpu_optim::schedule::{Cosine, Plateau};
-use wgpu_optim::storage::{Format, Rounding, StateFormat, StorageConfig};
+use wgpu_optim::verify;
 use wgpu_optim::{
     Checkpoint, DynamicScale, EmaConfig, Error, Group, LossScale, OptimizerConfig, Slice, Tensor, TensorSpec, rules,
     wgpu,
@@ -127,15 +127,9 @@ fn every_rule_with_every_option_resumes_to_the_same_bits() {
 fn every_rule_in_every_storage_resumes_to_the_same_bits() {
     let mut count = 0;
     for rule in rules::all() {
-        for (params, state, rounding) in [
-            (Format::F16, StateFormat::F32, Rounding::Nearest),
-            (Format::Bf16, StateFormat::Bf16, Rounding::Nearest),
-            (Format::Bf16, StateFormat::Q8, Rounding::Stochastic),
-            (Format::F32, StateFormat::Q8, Rounding::Nearest),
-        ] {
-            let storage = StorageConfig { params, state, rounding, ..StorageConfig::default() };
-            let config = OptimizerConfig::from_boxed(rule.boxed()).storage(storage.clone());
-            resumes(&config, Place::Arena, &format!("{} {storage:?}", rule.name()));
+        for (name, storage) in verify::named_storages().into_iter().skip(1) {
+            let config = OptimizerConfig::from_boxed(rule.boxed()).storage(storage);
+            resumes(&config, Place::Arena, &format!("{} {name}", rule.name()));
             count += 1;
         }
     }

@@ -4,10 +4,10 @@ mod support;
 
 use support::model::{Model, Place};
 use support::oracle::Run;
-use support::variations::storages;
 use support::{Numbers, gpu};
 use wgpu_optim::rules::AdamW;
 use wgpu_optim::storage::{Format, Q8_BLOCK, StateFormat, StorageConfig, q8_codes, q8_values};
+use wgpu_optim::verify;
 use wgpu_optim::{Checkpoint, Error, OptimizerConfig, TensorSpec, TensorState};
 
 /// The first is too small for 8 bits.
@@ -65,7 +65,7 @@ fn an_f32_checkpoint_takes_any_storage_when_asked() {
     let from = run(&StorageConfig::default());
     let file = bytes(&from);
     let (params, state) = (from.params(), from.optimizer.state_blocking().unwrap());
-    for storage in storages().into_iter().skip(1) {
+    for storage in verify::storages().into_iter().skip(1) {
         let mut to = model(&storage, 2);
         to.step(&values(50, 1.0));
         let refused = Checkpoint::from_safetensors(&file, to.optimizer.plan());
@@ -108,7 +108,7 @@ fn an_f32_checkpoint_takes_any_storage_when_asked() {
 
 #[test]
 fn any_storage_becomes_f32_when_asked() {
-    for storage in storages().into_iter().skip(1) {
+    for storage in verify::storages().into_iter().skip(1) {
         let from = run(&storage);
         let file = bytes(&from);
         let mut to = model(&StorageConfig::default(), 2);
@@ -129,7 +129,7 @@ fn any_storage_becomes_f32_when_asked() {
 /// The same storage loses nothing by it: codes and scales are taken as they are.
 #[test]
 fn conversion_to_the_same_storage_changes_no_bit() {
-    for storage in storages() {
+    for storage in verify::storages() {
         let from = run(&storage);
         let mut to = model(&storage, 2);
         let converted = Checkpoint::convert_from_safetensors(&bytes(&from), to.optimizer.plan()).unwrap();

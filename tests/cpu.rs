@@ -4,9 +4,9 @@ mod support;
 
 use ndarray::{ArrayD, ArrayViewMutD, Axis, IxDyn, Slice};
 use support::Numbers;
-use support::variations::storages;
 use wgpu_optim::cpu::{CpuOptimizer, CpuTensor};
 use wgpu_optim::rules::{self, Adafactor, AdamW, Lamb, ScheduleFreeAdamW, Sgd};
+use wgpu_optim::verify;
 use wgpu_optim::{CpuFloat, EmaConfig, HealthConfig, OptimizerConfig, TensorSpec};
 
 /// How an array lies in the memory that a caller brings.
@@ -90,7 +90,8 @@ fn values<F: CpuFloat>(specs: &[TensorSpec], seed: u64) -> Vec<ArrayD<F>> {
 /// Configurations that reach everything a step does to memory: each rule, each storage, lines, norms and averages.
 fn configs() -> Vec<OptimizerConfig> {
     let mut configs: Vec<_> = rules::all().into_iter().map(OptimizerConfig::from_boxed).collect();
-    configs.extend(storages().into_iter().map(|storage| OptimizerConfig::new(AdamW::default()).storage(storage)));
+    configs
+        .extend(verify::storages().into_iter().map(|storage| OptimizerConfig::new(AdamW::default()).storage(storage)));
     let mut whole = OptimizerConfig::new(Adafactor::default());
     whole.gradient.accumulate = 2;
     whole.gradient.clip_value = Some(0.5);
@@ -209,7 +210,7 @@ fn the_number_of_threads_changes_no_bit() {
     masked.gradient.clip_tensor_norm = Some(1.0);
     let averaged = OptimizerConfig::new(ScheduleFreeAdamW::default());
     let ratio = OptimizerConfig::new(Lamb::default());
-    let stored = storages().into_iter().map(|storage| OptimizerConfig::new(AdamW::default()).storage(storage));
+    let stored = verify::storages().into_iter().map(|storage| OptimizerConfig::new(AdamW::default()).storage(storage));
     for config in [clipped, lines, masked, averaged, ratio].into_iter().chain(stored) {
         let alone = shared_out(&config, 1);
         for threads in [2, 7] {

@@ -16,7 +16,7 @@ use wgpu_optim::options::range::{Declaration, NON_NEGATIVE};
 use wgpu_optim::plan::Plan;
 use wgpu_optim::rules::AdamW;
 use wgpu_optim::schedule::Cosine;
-use wgpu_optim::storage::{Format, Rounding, StateFormat, StorageConfig};
+use wgpu_optim::storage::{StateFormat, StorageConfig};
 use wgpu_optim::{
     Arena, Decay, Element, Error, Float, HealthConfig, Optimizer, OptimizerConfig, OptionError, OptionValue, Options,
     Rule, Scalars, Slot, TensorSpec, Twin, verify,
@@ -237,26 +237,14 @@ fn text_that_does_not_compile_is_quoted_by_its_own_line() {
 #[test]
 fn the_engine_does_around_the_example_what_it_does_around_its_own() {
     let gpu = support::gpu();
-    let storages = [
-        StorageConfig::default(),
-        StorageConfig { params: Format::F16, gradients: Format::F16, ..StorageConfig::default() },
-        StorageConfig {
-            params: Format::Bf16,
-            rounding: Rounding::Stochastic,
-            state: StateFormat::Bf16,
-            ..StorageConfig::default()
-        },
-        StorageConfig { state: StateFormat::Q8, ..StorageConfig::default() },
-    ];
-    for storage in storages {
+    for (name, storage) in verify::named_storages() {
         let mut config = OptimizerConfig::new(Signum::default()).clip_global_norm(1.0);
         config.gradient.accumulate = 2;
         config.schedule = Cosine { total_steps: 10, min_lr: 0.0 }.into();
         config.weights.max_norm = Some(5.0);
         config.storage = storage;
-        let label = format!("{:?}", config.storage);
         let findings = verify::compare(&gpu, &config, 4).unwrap();
-        assert!(findings.iter().all(|f| f.passed()), "{label}: {findings:?}");
+        assert!(findings.iter().all(|f| f.passed()), "{name}: {findings:?}");
     }
 }
 

@@ -5,7 +5,6 @@ mod support;
 
 use support::digest::Digest;
 use support::model::{Model, Place};
-use support::variations::named_storages;
 use support::{Numbers, gpu};
 use wgpu_optim::rules::{self, AdamW};
 use wgpu_optim::verify::{self, Variation};
@@ -103,8 +102,7 @@ fn print_all(rule: &dyn Rule, storage_name: &str, storage: &StorageConfig) {
     };
     let plain = Variation::plain(rule);
     settings().iter().for_each(|setting| print(setting, &plain));
-    let mut more: Vec<_> =
-        verify::variations(rule).into_iter().max_by_key(|v| v.label.split(' ').count()).into_iter().collect();
+    let mut more = vec![verify::most_varied(rule)];
     if rule.name() == AdamW::default().name() {
         more.extend(verify::around(&plain));
     }
@@ -121,7 +119,7 @@ fn print() {
     let info = gpu.device().adapter_info();
     println!("# {} {} {}", info.name, info.driver, info.driver_info);
     for rule in rules::all() {
-        for (name, storage) in named_storages() {
+        for (name, storage) in verify::named_storages() {
             print_all(rule.as_ref(), name, &storage);
         }
     }

@@ -13,8 +13,8 @@ use support::digest::Digest;
 use support::grid::{Grid, compare};
 use support::model::{Model, Place};
 use support::oracle::Run;
-use support::variations::named_storages;
 use support::{Numbers, gpu, wide};
+use wgpu_optim::verify;
 use wgpu_optim::{Checkpoint, OptimizerConfig, OptimizerState, TensorSpec, TensorState, rules};
 
 /// Micro-batches that each goes on for.
@@ -220,7 +220,7 @@ fn every_rule_is_kept_in_every_storage() {
         kept.extend(run.optimizer.plan().groups.iter().map(|g| format!("{} {}", g.rule.name(), g.storage)));
     }
     for rule in rules::all() {
-        for (name, storage) in named_storages() {
+        for (name, storage) in verify::named_storages() {
             let config = OptimizerConfig::from_boxed(rule.boxed()).storage(storage);
             let run = Run::<f32>::new(&config, &[], &[]);
             let wanted = format!("{} {}", rule.name(), run.optimizer.plan().groups[0].storage);

@@ -10,7 +10,8 @@ use support::{Numbers, encoder, submit};
 use wgpu_optim::cpu::CpuOptimizer;
 use wgpu_optim::gpu::Fault;
 use wgpu_optim::rules::{AdamW, ScheduleFreeAdamW};
-use wgpu_optim::storage::{Format, Rounding, StateFormat, StorageConfig};
+use wgpu_optim::storage::Format;
+use wgpu_optim::verify;
 use wgpu_optim::{
     Arena, Checkpoint, EmaConfig, Error, Gpu, Optimizer, OptimizerConfig, Slice, Tensor, TensorParams, TensorSpec,
     rules,
@@ -113,13 +114,9 @@ fn equal_shapes_are_not_swapped() {
 fn a_load_in_parts_is_a_load() {
     let watched = Watched::own();
     watched.gpu.set_spare_memory(0);
-    let storages = [
-        StorageConfig::default(),
-        StorageConfig { params: Format::Bf16, rounding: Rounding::Stochastic, ..StorageConfig::default() },
-        StorageConfig { params: Format::F16, state: StateFormat::Q8, ..StorageConfig::default() },
-        StorageConfig { state: StateFormat::Bf16, ..StorageConfig::default() },
-    ];
-    for (storage, place) in storages.into_iter().flat_map(|s| PLACES.map(|place| (s.clone(), place))) {
+    for (storage, place) in
+        verify::named_storages().into_iter().flat_map(|(_, s)| PLACES.map(|place| (s.clone(), place)))
+    {
         let mut config = adamw().storage(storage.clone());
         config.gradient.accumulate = 2;
         let [run, mut other] = runs(&watched.gpu, &config, place);

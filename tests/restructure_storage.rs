@@ -4,9 +4,9 @@ mod support;
 
 use support::model::{Model, PLACES, Packed, Place};
 use support::oracle::Run;
-use support::variations::storages;
 use support::{Numbers, gpu, submit};
 use wgpu_optim::rules::{Adagrad, AdamW};
+use wgpu_optim::verify;
 use wgpu_optim::{
     Format, Gpu, OptimizerConfig, OptimizerState, Rounding, StateFormat, StorageConfig, Tensor, TensorSpec,
     TensorState, wgpu,
@@ -155,7 +155,7 @@ impl Both {
 
 #[test]
 fn rows_keep_their_bits_in_every_storage() {
-    for (storage, place) in storages().into_iter().zip(PLACES.into_iter().cycle()) {
+    for (storage, place) in verify::storages().into_iter().zip(PLACES.into_iter().cycle()) {
         let mut both = Both::new(&gpu(), &adamw(&storage), &specs(), place);
         let what = format!("{storage:?} {place:?}");
         if storage.state != StateFormat::Q8 {
@@ -173,7 +173,7 @@ fn rows_keep_their_bits_in_every_storage() {
 
 #[test]
 fn slots_of_new_rows_start_as_their_rule_says_in_every_storage() {
-    for storage in storages() {
+    for storage in verify::storages() {
         let rule = Adagrad { initial_accumulator_value: 0.3, ..Adagrad::default() };
         let config = OptimizerConfig::new(rule).storage(storage.clone());
         let mut both = Both::new(&gpu(), &config, &specs(), Place::Separate);

@@ -10,9 +10,10 @@ use std::path::{Path, PathBuf};
 use naga::ShaderStage;
 use naga::back::{hlsl, msl, spv};
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
-use support::variations::{code_variants, storages, variations};
+use support::variations::{code_variants, variations};
 use wgpu_optim::plan::Plan;
 use wgpu_optim::shader::{self, Access, ByLine, Kernel};
+use wgpu_optim::verify;
 use wgpu_optim::{DynamicScale, EmaConfig, GradientConfig, LossScale, OnNonfinite, WeightsConfig, rules};
 
 const BOTH: [bool; 2] = [false, true];
@@ -130,7 +131,7 @@ fn kernels() -> Vec<(String, Kernel)> {
             for (index, gradient) in conditionings(rule.name() == "adamw").into_iter().enumerate() {
                 for (weights, ema) in &weights()[..if index < 2 { 4 } else { 1 }] {
                     // Storage with the conditionings that change how it is reached.
-                    let mut storages = storages();
+                    let mut storages = verify::storages();
                     let plain = variation.config.rule.options() == rule.options();
                     storages.truncate(match (index, rule.name()) {
                         (0 | 1, "adamw" | "lamb") if plain => storages.len(),

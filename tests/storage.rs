@@ -5,10 +5,10 @@ mod support;
 use support::grid::{Grid, compare};
 use support::model::{Model, PLACES, Place};
 use support::oracle::Run;
-use support::variations::storages;
 use support::{Numbers, gpu, submit, wide};
 use wgpu_optim::plan::Plan;
 use wgpu_optim::rules::{AdamW, Lamb, Sgd};
+use wgpu_optim::verify;
 use wgpu_optim::{
     EmaConfig, Format, Group, LossScale, Master, OnNonfinite, OptimizerConfig, Rounding, StateFormat, StorageConfig,
     TensorSpec, WeightsConfig, rules,
@@ -71,7 +71,7 @@ fn every_rule_in_every_storage_agrees_with_the_oracle() {
     for rule in rules::all() {
         // All of them for one; the others meet every format.
         let count = if rule.name() == "adamw" { 9 } else { 4 };
-        for storage in storages().into_iter().take(count).skip(1) {
+        for storage in verify::storages().into_iter().take(count).skip(1) {
             let config = OptimizerConfig::from_boxed(rule.boxed()).storage(storage.clone());
             check(&config, &specs(), Place::Arena, &format!("{} {storage:?}", rule.name()), &mut misses);
         }
@@ -82,7 +82,7 @@ fn every_rule_in_every_storage_agrees_with_the_oracle() {
 #[test]
 fn storage_goes_with_everything_else_wherever_tensors_lie() {
     let mut misses = Vec::new();
-    for (turn, storage) in storages().into_iter().enumerate() {
+    for (turn, storage) in verify::storages().into_iter().enumerate() {
         let base = || OptimizerConfig::new(AdamW { lr: 1e-2, ..AdamW::default() }).storage(storage.clone());
         let mut accumulate = base();
         accumulate.gradient.accumulate = 2;
@@ -190,7 +190,7 @@ fn parameters_that_the_caller_writes_replace_their_master() {
 fn a_saved_state_goes_on_to_the_same_bits() {
     let gpu = gpu();
     let specs = specs();
-    for storage in storages() {
+    for storage in verify::storages() {
         let config = OptimizerConfig::new(AdamW { lr: 1e-2, ..AdamW::default() }).storage(storage.clone());
         let mut whole = Model::new(&gpu, &config, &specs, &params(&specs), Place::OneBuffer);
         let step = |model: &mut Model, step: u64| model.step(&gradients(&specs, step));

@@ -1,7 +1,7 @@
 //! Storages by one word, for what compares them.
 
 use clap::ValueEnum;
-use wgpu_optim::{Format, Rounding, StateFormat, StorageConfig};
+use wgpu_optim::{StorageConfig, verify};
 
 /// How parameters, gradients and state lie in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -19,30 +19,35 @@ pub enum Storage {
 }
 
 impl Storage {
-    pub fn name(self) -> &'static str {
+    fn named(self) -> (&'static str, StorageConfig) {
+        let [f32, bf16, bf16_master, f16_master, q8] = verify::named_storages();
         match self {
-            Self::F32 => "f32",
-            Self::Bf16 => "bf16",
-            Self::Bf16Master => "bf16-master",
-            Self::F16Master => "f16-master",
-            Self::Q8 => "q8",
+            Self::F32 => f32,
+            Self::Bf16 => bf16,
+            Self::Bf16Master => bf16_master,
+            Self::F16Master => f16_master,
+            Self::Q8 => q8,
         }
     }
 
+    pub fn name(self) -> &'static str {
+        self.named().0
+    }
+
     pub fn config(self) -> StorageConfig {
-        let of = |format, state, rounding| StorageConfig {
-            params: format,
-            gradients: format,
-            state,
-            rounding,
-            ..StorageConfig::default()
-        };
-        match self {
-            Self::F32 => StorageConfig::default(),
-            Self::Bf16 => of(Format::Bf16, StateFormat::Bf16, Rounding::Stochastic),
-            Self::Bf16Master => of(Format::Bf16, StateFormat::Bf16, Rounding::Nearest),
-            Self::F16Master => of(Format::F16, StateFormat::Bf16, Rounding::Nearest),
-            Self::Q8 => of(Format::Bf16, StateFormat::Q8, Rounding::Stochastic),
+        self.named().1
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Theirs is the order of the list that they come from.
+    #[test]
+    fn words_of_the_command_line_are_the_storages_names() {
+        for storage in Storage::value_variants() {
+            assert_eq!(storage.to_possible_value().unwrap().get_name(), storage.name());
         }
     }
 }

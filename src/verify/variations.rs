@@ -50,6 +50,12 @@ pub fn variations(rule: &dyn Rule) -> Vec<Variation> {
     sets.into_iter().filter_map(variation).collect()
 }
 
+/// Of the [`variations`] that with the most options away from their defaults: slots and code that are there only then.
+pub fn most_varied(rule: &dyn Rule) -> Variation {
+    let most = variations(rule).into_iter().max_by_key(|variation| variation.label.split(' ').count());
+    most.unwrap_or_else(|| Variation::plain(rule))
+}
+
 /// Another value for an option, or for one element of a list.
 #[derive(Debug, Clone, PartialEq)]
 struct Change {

@@ -9,7 +9,6 @@ use wgpu_optim::{
 };
 
 use super::support::oracle::Run;
-use super::support::variations::named_storages;
 use super::{TENSORS, draw, gradients, specs_to_text};
 
 /// A run up to the file.
@@ -62,7 +61,8 @@ pub fn write(run: &Run<f32>, specs: &[TensorSpec], with_params: bool) -> Vec<u8>
 }
 
 pub fn all() -> Vec<Case> {
-    let mut cases: Vec<_> = named_storages().into_iter().map(|(name, storage)| every_rule(name, storage)).collect();
+    let mut cases: Vec<_> =
+        verify::named_storages().into_iter().map(|(name, storage)| every_rule(name, storage)).collect();
     cases.push(every_option());
     cases.extend(engine());
     cases
@@ -90,9 +90,9 @@ fn every_rule(name: &str, storage: StorageConfig) -> Case {
 
 /// As many options away from their defaults as go together: slots that are there only then.
 fn every_option() -> Case {
-    let rules = rules::all().into_iter().filter_map(|rule| {
-        let most = verify::variations(rule.as_ref()).into_iter().max_by_key(|v| v.label.split(' ').count())?;
-        Some((rule.name().to_owned(), most.config.rule))
+    let rules = rules::all().into_iter().map(|rule| {
+        let most = verify::most_varied(rule.as_ref());
+        (rule.name().to_owned(), most.config.rule)
     });
     let (config, specs) = grouped(rules.collect(), &[&[3], &[5, 7]]);
     Case::new("f32-options", config, specs)
@@ -113,7 +113,7 @@ fn adamw() -> OptimizerConfig {
 /// What the engine keeps beside a rule's state.
 fn engine() -> Vec<Case> {
     let of = |name: &str, config: OptimizerConfig| Case::new(name, config, small());
-    let narrow = |name: &str| named_storages().into_iter().find(|(own, _)| *own == name).unwrap().1;
+    let narrow = |name: &str| verify::named_storages().into_iter().find(|(own, _)| *own == name).unwrap().1;
     let accumulating = |accumulate, scale| {
         let mut config = adamw();
         config.gradient.accumulate = accumulate;
