@@ -1,8 +1,5 @@
 // Moving average of the weights, after everything else has shaped them.
 
-@group(1) @binding(0) var<storage, read> tables: array<u32>;
-@group(1) @binding(1) var<uniform> settings: Settings;
-
 @compute @workgroup_size(WORKGROUP)
 fn average_weights(
     @builtin(workgroup_id) group: vec3<u32>,

@@ -10,7 +10,7 @@ struct Assignment {
     spare: u32,
 }
 
-@group(0) @binding(3) var<storage, read> assignments: array<Assignment>;
+@group(1) @binding(3) var<storage, read> assignments: array<Assignment>;
 
 // The workgroup's own, for the functions that reach memory.
 var<private> assigned: Assignment;

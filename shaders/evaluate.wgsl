@@ -1,10 +1,6 @@
 // Replaces the parameters of a rule that averages its iterates by those to evaluate with. A tensor that
 // has taken no step is left alone.
 
-@group(1) @binding(0) var<storage, read> tables: array<u32>;
-@group(1) @binding(1) var<uniform> settings: Settings;
-@group(1) @binding(4) var<storage, read> control: Control;
-
 @compute @workgroup_size(WORKGROUP)
 fn evaluate(
     @builtin(workgroup_id) group: vec3<u32>,

@@ -1,11 +1,6 @@
 // Find: one read of the gradients counts the elements that are not finite, straight to the control block, where a step
 // needs nothing else of them. Whole numbers can be added up in any order.
 
-@group(1) @binding(0) var<storage, read> tables: array<u32>;
-@group(1) @binding(1) var<uniform> settings: Settings;
-// `Control` as words.
-@group(1) @binding(3) var<storage, read_write> control: array<atomic<u32>>;
-
 // Its words.
 const MICRO: u32 = 3u;
 const UNSCALE_WORD: u32 = 12u;

@@ -1,7 +1,5 @@
 // Health: what the update did to the parameters, summed up block by block as they pass.
 
-@group(1) @binding(5) var<storage, read_write> partials: array<Partial>;
-
 var<private> of_weights: vec3<f32>;
 var<private> of_change: vec3<f32>;
 

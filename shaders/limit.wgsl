@@ -2,9 +2,6 @@
 
 override NORM: bool = true;
 
-@group(1) @binding(0) var<storage, read> tables: array<u32>;
-@group(1) @binding(1) var<uniform> settings: Settings;
-
 @compute @workgroup_size(WORKGROUP)
 fn limit(
     @builtin(workgroup_id) group: vec3<u32>,

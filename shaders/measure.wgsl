@@ -4,10 +4,6 @@
 
 override CAUTIOUS: bool = false;
 
-@group(1) @binding(0) var<storage, read> tables: array<u32>;
-@group(1) @binding(1) var<uniform> settings: Settings;
-@group(1) @binding(4) var<storage, read_write> partials: array<Partial>;
-
 @compute @workgroup_size(WORKGROUP)
 fn measure(
     @builtin(workgroup_id) group: vec3<u32>,

@@ -27,16 +27,6 @@ const NORM_EPS: f32 = 1e-6;
 const MAX_SCALARS: u32 = 12u;
 const LARGEST_GAMMA: f32 = 0x1p+60f;
 
-@group(0) @binding(0) var<uniform> settings: Settings;
-// The parts of blocks, or of groups of them.
-@group(0) @binding(1) var<storage, read> parts_in: array<Partial>;
-@group(0) @binding(2) var<storage, read_write> tables: array<u32>;
-// Rates and scalars of coming steps.
-@group(0) @binding(3) var<storage, read> table: array<u32>;
-@group(0) @binding(4) var<storage, read_write> control: Control;
-// For the caller's loss kernel to bind.
-@group(0) @binding(5) var<storage, read_write> loss_scale: array<f32>;
-
 var<workgroup> skip: u32;
 var<workgroup> factor: Scaled;
 
@@ -133,7 +123,7 @@ fn part_at(index: u32) -> Partial {
     if BY_TENSOR {
         return sum_at(index);
     }
-    return parts_in[index];
+    return partials[index];
 }
 
 @compute @workgroup_size(WORKGROUP)

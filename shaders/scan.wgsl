@@ -9,11 +9,6 @@ override TEST_NONFINITE: bool = true;
 // Whether non-finite elements are counted as each micro-batch brings them, for want of a trace in the sum.
 override COUNT_EACH: bool = false;
 
-@group(1) @binding(0) var<storage, read> tables: array<u32>;
-@group(1) @binding(1) var<uniform> settings: Settings;
-@group(1) @binding(3) var<storage, read_write> partials: array<Partial>;
-@group(1) @binding(4) var<storage, read> control: Control;
-
 fn loaded(block: Block, i: u32, unscale: f32) -> vec4<u32> {
     return with_accumulated(load_gradients(gradient_element(block, i), 4u), block, i, unscale);
 }

@@ -12,7 +12,7 @@ struct Span {
     spare: u32,
 }
 
-@group(0) @binding(3) var<uniform> span: Span;
+@group(1) @binding(3) var<uniform> span: Span;
 
 // The row of the block that a workgroup serves.
 fn row_of(group: vec3<u32>, groups: vec3<u32>) -> u32 {

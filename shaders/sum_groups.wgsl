@@ -3,10 +3,6 @@
 // model: at 2^30 elements that is a thousand trips to memory one after the other, and software Vulkan ends an
 // invocation's loops after 65,535 rounds in all. Where there are two sets of parts, the second follows the first.
 
-// The first part of each group, and how many it has.
-@group(0) @binding(1) var<storage, read> groups_of_blocks: array<vec2<u32>>;
-@group(0) @binding(3) var<storage, read_write> sums: array<Partial>;
-
 @compute @workgroup_size(WORKGROUP)
 fn sum_groups(
     @builtin(workgroup_id) group: vec3<u32>,

@@ -1,8 +1,5 @@
 // What a workgroup of the kernels that add parts up does, by group of blocks or by tensor.
 
-@group(0) @binding(0) var<uniform> settings: Settings;
-@group(0) @binding(2) var<storage, read> partials: array<Partial>;
-
 // `count` parts from the first on, added up in fixed order: in the first thread. Must be called in uniform control flow.
 fn sum_parts(thread: u32, first: u32, count: u32) -> Partial {
     var mine = Partial();

@@ -1,8 +1,6 @@
 // Sums over each tensor of its parts, of blocks or of groups of blocks, in fixed order: one workgroup a tensor. Where there are
 // two sets of parts (of parameters and of updates), the second follows the first.
 
-@group(0) @binding(1) var<storage, read_write> tables: array<u32>;
-
 // Which sums these are, in sums of all tensors from the first.
 override SUMS: u32 = 0u;
 

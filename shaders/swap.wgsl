@@ -2,11 +2,6 @@
 // tensor that has no average yet is left alone, and so is a row that joined after the last averaging: NaN. All are
 // if the device is not in the phase for it.
 
-@group(1) @binding(0) var<storage, read> tables: array<u32>;
-@group(1) @binding(1) var<uniform> settings: Settings;
-@group(1) @binding(2) var<storage, read> control: Control;
-@group(1) @binding(3) var<uniform> turn: Turn;
-
 @compute @workgroup_size(WORKGROUP)
 fn swap_weights(
     @builtin(workgroup_id) group: vec3<u32>,

@@ -4,9 +4,6 @@
 override WEIGHT_CLIP: bool = false;
 override ACCUMULATES: bool = false;
 
-@group(1) @binding(0) var<storage, read> tables: array<u32>;
-@group(1) @binding(1) var<uniform> settings: Settings;
-
 @compute @workgroup_size(WORKGROUP)
 fn update(
     @builtin(workgroup_id) group: vec3<u32>,

@@ -3,10 +3,6 @@
 
 override NORM: bool = true;
 
-@group(1) @binding(0) var<storage, read> tables: array<u32>;
-@group(1) @binding(1) var<uniform> settings: Settings;
-@group(1) @binding(3) var<storage, read_write> partials: array<Partial>;
-
 @compute @workgroup_size(WORKGROUP)
 fn weigh(
     @builtin(workgroup_id) group: vec3<u32>,

@@ -9,6 +9,7 @@ mod lines;
 mod parallel;
 mod passes;
 mod restructure;
+mod state;
 mod stored;
 mod sums;
 mod tasks;
@@ -22,11 +23,10 @@ use stored::Stored;
 use crate::config::{OnNonfinite, OptimizerConfig};
 use crate::error::{Error, Result};
 use crate::plan::rates::Rates;
-use crate::plan::{EMA, FACTORS, MASTER, Plan};
+use crate::plan::{EMA, MASTER, Pass, Plan};
 use crate::rule::kernel::CpuFloat;
 use crate::state::fed::Fed;
 use crate::state::report::Report;
-use crate::state::{OptimizerState, TensorState};
 use crate::storage::Format;
 use crate::tensor::TensorSpec;
 
@@ -243,29 +243,43 @@ impl<F: CpuFloat> CpuOptimizer<F> {
             without_gradient: self.fed.missing(),
         };
         if completes {
-            let scan = match self.plan.gradient.needs_scan() {
-                true => passes::scan(&dense, &self.plan, unscale),
-                false => Scan::default(),
-            };
-            if !self.plan.gradient.counts_each() {
-                report.nonfinite = scan.nonfinite;
-            }
-            report.skipped = self.plan.gradient.on_nonfinite == OnNonfinite::Skip && scan.nonfinite > 0;
-            let mut look = looks.then(|| Look::at_gradients(&dense, &self.plan, unscale));
-            let norm = scan.norm();
-            report.global_norm = self.plan.gradient.needs_norm().then_some(norm);
-            report.clip_coefficient = self.plan.gradient.coefficient(norm);
-            if !report.skipped {
-                let scales = passes::Scales { factor, coefficient: report.clip_coefficient, unscale };
-                let mut step = passes::prepare(&mut dense, &self.plan, &self.rates, scales, &scan);
-                lines::clip_units(&dense, &self.plan, &mut step);
-                lines::average_lines(&mut dense, &self.plan, &mut step);
-                let changes = passes::update(&mut dense, &self.plan, step, look.is_some());
-                if let Some(look) = &mut look {
-                    look.at_change(&changes);
+            let plan = &self.plan;
+            let (mut scan, mut look, mut step) = (Scan::default(), None, Vec::new());
+            for pass in plan.passes(looks) {
+                match pass {
+                    Pass::Watch => look = Some(Look::at_gradients(&dense, plan, unscale)),
+                    Pass::Scan => scan = passes::scan(&dense, plan, unscale),
+                    Pass::Prepare => {
+                        if !plan.gradient.counts_each() {
+                            report.nonfinite = scan.nonfinite;
+                        }
+                        report.skipped = plan.gradient.on_nonfinite == OnNonfinite::Skip && scan.nonfinite > 0;
+                        let norm = scan.norm();
+                        report.global_norm = plan.gradient.needs_norm().then_some(norm);
+                        report.clip_coefficient = plan.gradient.coefficient(norm);
+                        if report.skipped {
+                            break;
+                        }
+                        let scales = passes::Scales { factor, coefficient: report.clip_coefficient, unscale };
+                        step = passes::prepare(&mut dense, plan, &self.rates, scales, &scan);
+                    }
+                    Pass::ClipUnits => lines::clip_units(&dense, plan, &mut step),
+                    Pass::AverageLines => lines::average_lines(&mut dense, plan, &mut step),
+                    Pass::Measure => passes::measure(&mut dense, plan, &mut step),
+                    Pass::Update | Pass::WatchedUpdate => {
+                        let changes = passes::update(&mut dense, plan, std::mem::take(&mut step), look.is_some());
+                        if let Some(look) = &mut look {
+                            look.at_change(&changes);
+                        }
+                    }
+                    Pass::Limit => passes::limit(&mut dense, plan),
+                    Pass::Average => passes::average(&mut dense, plan),
+                    // Threads add up as they go; these make of sums what the passes above have made.
+                    Pass::SumGroups(_) | Pass::SumTensors(_) | Pass::SumUnits | Pass::SumLines | Pass::SumRows => {}
+                    Pass::MeanRows | Pass::Weigh => {}
+                    // Between steps.
+                    Pass::Swap { .. } | Pass::Evaluate => {}
                 }
-                passes::limit(&mut dense, &self.plan);
-                passes::average(&mut dense, &self.plan);
             }
             if let (Some(monitor), Some(look)) = (&mut self.monitor, look) {
                 let taken = self.steps_taken + u64::from(!report.skipped);
@@ -316,87 +330,6 @@ impl<F: CpuFloat> CpuOptimizer<F> {
                     format!("a gradient of shape {shape:?}, expected {:?}", spec.shape),
                 ));
             }
-        }
-        Ok(())
-    }
-
-    /// A copy of the state, by name. Where the moving average is swapped in, its slot holds the weights to train with, and
-    /// the state says so ([`OptimizerState::swapped`]) and can be neither saved nor loaded.
-    pub fn state(&self) -> OptimizerState<F> {
-        let tensors = self.plan.kept_tensors().map(|t| {
-            let names = self.plan.slots_of(t).into_iter().map(|s| s.name.to_owned());
-            let SlotValues { steps, weight_sum, slots, factors } = &self.states[t];
-            let mut storage = self.plan.slot_storage(t);
-            for (slot, stored) in self.plan.variant_of(t).kept().zip(slots) {
-                if let Some(own) = storage.iter_mut().find(|own| own.slot == slot.name) {
-                    own.scales = stored.scales().to_vec();
-                }
-            }
-            TensorState {
-                name: self.plan.tensors[t].spec.name.clone(),
-                shape: self.plan.tensors[t].spec.shape.clone(),
-                rule: self.plan.group_of(t).rule.name().to_owned(),
-                steps: *steps,
-                weight_sum: *weight_sum,
-                slots: names.zip(slots.iter().map(Stored::values).chain(factors.iter().cloned())).collect(),
-                storage,
-            }
-        });
-        OptimizerState { tensors: tensors.collect(), ..self.head() }
-    }
-
-    /// The state without its tensors.
-    fn head(&self) -> OptimizerState<F> {
-        OptimizerState {
-            steps_taken: self.steps_taken,
-            steps_skipped: self.steps_skipped,
-            micro_batches: self.micro_batches,
-            loss_scale: self.loss_scale,
-            dynamic_scale: self.plan.gradient.has_dynamic_scale(),
-            good_steps: self.good_steps.into(),
-            ema_interval: self.plan.ema.as_ref().map(|ema| ema.interval),
-            plateau: self.rates.plateau(),
-            config: Some(self.plan.config.to_string()),
-            rates: self.rates.state(),
-            swapped: self.swapped,
-            tensors: Vec::new(),
-        }
-    }
-
-    /// Replaces the state.
-    ///
-    /// # Errors
-    /// It does not fit the tensors; the moving average is swapped in. Nothing is changed then.
-    pub fn load_state(&mut self, state: &OptimizerState<F>) -> Result<()> {
-        state.check(&self.plan)?;
-        self.check_unswapped("loading a state")?;
-        let by_name = state.by_name();
-        for (t, values) in self.states.iter_mut().enumerate() {
-            let Some(saved) = by_name.get(self.plan.tensors[t].spec.name.as_str()) else {
-                continue;
-            };
-            values.steps = saved.steps;
-            values.weight_sum = saved.weight_sum;
-            let saved_slot = |name: &str| saved.slots.iter().find(|(own, _)| own == name).map(|(_, values)| values);
-            for (slot, values) in self.plan.variant_of(t).kept().zip(&mut values.slots) {
-                if let Some(own) = saved_slot(slot.name) {
-                    values.set(own, saved.scales(slot.name));
-                }
-            }
-            for (name, values) in FACTORS.into_iter().zip(&mut values.factors) {
-                if let Some(own) = saved_slot(name) {
-                    values.clone_from(own);
-                }
-            }
-        }
-        self.steps_taken = state.steps_taken;
-        self.steps_skipped = state.steps_skipped;
-        (self.micro_batches, self.left_out) = (state.micro_batches, 0);
-        (self.loss_scale, self.good_steps) = self.plan.gradient.resumed_scale(state.saved_scale());
-        self.rates.resume(state.rates.as_ref(), state.plateau);
-        self.fed = Fed::new(&self.plan, |t| self.states[t].steps > 0);
-        if let Some(monitor) = &mut self.monitor {
-            monitor.forget();
         }
         Ok(())
     }

@@ -28,7 +28,7 @@ use crate::storage::{Format, Q8_BLOCK, SlotStorage, StateFormat, Storage, noise_
 use crate::tensor::{MAX_ELEMENTS, TensorSpec};
 
 use groups::groups_of;
-pub use passes::Pass;
+pub use passes::{Memory, Pass, PassSpec, Per, Sum};
 pub(crate) use scalars::SharedScalars;
 pub use slots::{ACCUMULATOR, EMA, FACTORS, MASTER, PlannedSlot, slot_shape};
 #[cfg(feature = "checkpoint")]

@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 
 use crate::config::{GradientConfig, LossScale, OnNonfinite, WeightsConfig};
 use crate::plan::layout::BLOCK;
-use crate::plan::{EMA, Plan, Stepping, Variant};
+use crate::plan::{Plan, Stepping, Variant};
 use crate::storage::{Format, Q8_BLOCK};
 
 // Ahead of the modules, which use it too.
@@ -19,17 +19,26 @@ macro_rules! file {
 
 mod access;
 mod lines;
+mod passes;
+mod rows;
 mod signature;
 mod storage;
+mod sums;
 mod tables;
+mod weights;
 
 pub use access::Access;
 use access::{add_span, declare};
 pub use lines::{ByLine, fold_lines, sum_lines};
+pub use passes::{goes_by_span, has_rule, lines_of, of_pass, parts_of};
+use rows::{add_loader, add_row};
 pub use signature::without_element;
 pub use storage::wgsl_conversions;
-use storage::{add_engine_word, add_gradients, add_once, add_state, add_weights, state_glue};
-use tables::{add_loader, add_row};
+use storage::{add_gradients, add_once, add_state, add_weights, state_glue};
+pub use sums::{LOOK, SUMS, scan, sum_groups, sum_tensors, watch};
+pub use tables::{Bound, Mode, Parts, Table};
+use tables::{SETTINGS, TABLES, declare_tables};
+pub use weights::{average, evaluate, limit, swap, weigh};
 
 /// Threads of a workgroup.
 pub const WORKGROUP: u32 = 256;
@@ -59,6 +68,9 @@ pub struct Kernel {
     pub entry: &'static str,
     /// Values of its `override` declarations.
     pub constants: Vec<(&'static str, f64)>,
+    /// What it binds in group 0, in order. What a span has in memory is group 1. Kernels that are no pass of a step declare
+    /// their bindings in their text, and have none here.
+    pub tables: Vec<Bound>,
 }
 
 impl Kernel {
@@ -73,90 +85,13 @@ impl Kernel {
     }
 }
 
-/// The kernel that reads gradients before a step, for their sums and for non-finite elements, or for these alone.
-pub fn scan(variant: &Variant, gradient: &GradientConfig, access: Access) -> Kernel {
-    if !gradient.only_finds() {
-        return sums_of_gradients(variant, gradient, access);
-    }
-    let mut source = String::new();
-    source.push_str(file!("find_nonfinite.wgsl"));
-    source.push_str(file!("workgroup.wgsl"));
-    add_scanned(&mut source, variant, gradient, access);
-    kernel(source, "find_nonfinite", conditioning(gradient))
-}
-
-/// What kernels that read gradients, and nothing else of a step, have in common.
-fn add_scanned(source: &mut String, variant: &Variant, gradient: &GradientConfig, access: Access) {
-    add_block_size(source);
-    add_blocks(source, access);
-    add_condition(source, gradient);
-    source.push_str(file!("absent.wgsl"));
-    source.push_str(file!("micro.wgsl"));
-    add_gradients(source, variant, access, "read");
-    if gradient.accumulates() {
-        add_state(source, variant, access, "read");
-    }
-}
-
-fn sums_of_gradients(variant: &Variant, gradient: &GradientConfig, access: Access) -> Kernel {
-    let mut source = String::new();
-    source.push_str(file!("scan.wgsl"));
-    add_sums(&mut source);
-    source.push_str(file!("control.wgsl"));
-    add_scanned(&mut source, variant, gradient, access);
-    let mut constants = conditioning(gradient);
-    constants.push(("NORM", flag(gradient.needs_norm() || gradient.clip_tensor_norm.is_some())));
-    constants.push(("LARGEST", flag(gradient.clip_max_abs.is_some())));
-    constants.push(("ZEROS", 0.0));
-    constants.push(("COUNT_EACH", flag(gradient.counts_each())));
-    constants.push(("TEST_NONFINITE", flag(gradient.on_nonfinite != OnNonfinite::Propagate)));
-    kernel(source, "scan", constants)
-}
-
-/// The scan that looks at gradients for their health.
-pub fn watch(variant: &Variant, gradient: &GradientConfig, access: Access) -> Kernel {
-    let mut kernel = sums_of_gradients(variant, gradient, access);
-    for (name, value) in &mut kernel.constants {
-        if ["NORM", "LARGEST", "ZEROS", "TEST_NONFINITE"].contains(name) {
-            *value = 1.0;
-        }
-        // Of completed steps only.
-        if *name == "COUNT_EACH" {
-            *value = 0.0;
-        }
-    }
-    kernel
-}
-
-/// The kernel that adds parts up by group of blocks.
-pub fn sum_groups() -> Kernel {
-    let mut source = String::new();
-    source.push_str(file!("sum_groups.wgsl"));
-    source.push_str(file!("sum_parts.wgsl"));
-    add_sums(&mut source);
-    source.push_str(file!("settings.wgsl"));
-    kernel(source, "sum_groups", Vec::new())
-}
-
-/// The kernel that adds parts up by tensor, to sums of all tensors from those on.
-pub fn sum_tensors(sums: u32) -> Kernel {
-    let mut source = String::new();
-    source.push_str(file!("sum_tensors.wgsl"));
-    source.push_str(file!("sum_parts.wgsl"));
-    add_sums(&mut source);
-    add_loader(&mut source, file!("partial.wgsl"), "Partial", true);
-    source.push_str(file!("settings.wgsl"));
-    add_row(&mut source, file!("tensor.wgsl"), "Tensor", false);
-    kernel(source, "sum_tensors", vec![("SUMS", f64::from(sums))])
-}
-
 /// The kernel that moves rows of a tensor.
 pub fn rows() -> Kernel {
     let mut source = String::new();
     source.push_str(file!("rows.wgsl"));
     source.push_str(file!("rows/fill.wgsl"));
     source.push_str(file!("workgroup.wgsl"));
-    kernel(source, "fill_rows", vec![("BLOCK", BLOCK as f64)])
+    kernel(source, "fill_rows", vec![("BLOCK", BLOCK as f64)], [])
 }
 
 /// The kernel that starts rows of a tensor anew.
@@ -165,7 +100,7 @@ pub fn start_rows() -> Kernel {
     source.push_str(file!("rows.wgsl"));
     source.push_str(file!("rows/start.wgsl"));
     source.push_str(file!("workgroup.wgsl"));
-    kernel(source, "start_rows", vec![("BLOCK", BLOCK as f64)])
+    kernel(source, "start_rows", vec![("BLOCK", BLOCK as f64)], [])
 }
 
 /// The kernel that copies words in one phase only.
@@ -174,7 +109,7 @@ pub fn keep() -> Kernel {
     source.push_str(file!("keep.wgsl"));
     source.push_str(file!("phase.wgsl"));
     source.push_str(file!("workgroup.wgsl"));
-    kernel(source, "keep", vec![("BLOCK", BLOCK as f64)])
+    kernel(source, "keep", vec![("BLOCK", BLOCK as f64)], [])
 }
 
 /// The kernel that goes on to another phase.
@@ -183,7 +118,7 @@ pub fn turn() -> Kernel {
     source.push_str(file!("turn.wgsl"));
     source.push_str(file!("phase.wgsl"));
     source.push_str(file!("workgroup.wgsl"));
-    kernel(source, "turn_phase", Vec::new())
+    kernel(source, "turn_phase", Vec::new(), [])
 }
 
 /// The kernel that decides a step.
@@ -215,7 +150,15 @@ pub fn prepare(plan: &Plan) -> Kernel {
         ("CLIP_TENSOR_NORM", flag(gradient.clip_tensor_norm.is_some())),
         ("CLIP_LARGEST", flag(gradient.clip_max_abs.is_some())),
     ];
-    kernel(source, "prepare", constants)
+    let tables = [
+        SETTINGS,
+        (Table::Parts(Parts::Step), Mode::Read),
+        (Table::Tables, Mode::Write),
+        (Table::StepTable, Mode::Read),
+        (Table::Control, Mode::Write),
+        (Table::LossScale, Mode::Write),
+    ];
+    kernel(source, "prepare", constants, tables)
 }
 
 /// The kernel that measures updates, for a variant that asks for it.
@@ -225,7 +168,8 @@ pub fn measure(variant: &Variant, gradient: &GradientConfig, access: Access) -> 
     add_sums(&mut source);
     let mut constants = proposing(variant, gradient);
     constants.push(("CAUTIOUS", flag(variant.stepping == Stepping::Cautious)));
-    kernel(source, "measure", constants)
+    let tables = with_lines(variant, gradient, &[(Table::BlockParts(Parts::Step), Mode::Write)]);
+    kernel(source, "measure", constants, tables)
 }
 
 /// The kernel that updates parameters and state, and if `watched` sums up what it did to them.
@@ -271,77 +215,32 @@ pub fn update(
     let mut constants = proposing(variant, gradient);
     constants.push(("WEIGHT_CLIP", flag(weights.clip_value.is_some())));
     constants.push(("ACCUMULATES", flag(gradient.accumulates())));
-    kernel(source, "update", constants)
+    let health: &[Bound] = if watched { &[(Table::BlockParts(Parts::Updates), Mode::Write)] } else { &[] };
+    let tables = with_lines(variant, gradient, health);
+    kernel(source, "update", constants, tables)
 }
 
-/// The kernel that reads the new parameters for a limit by tensor.
-pub fn weigh(variant: &Variant, weights: &WeightsConfig, access: Access) -> Kernel {
-    weights_kernel(file!("weigh.wgsl"), "weigh", variant, weights, access)
-}
-
-/// The kernel that scales tensors which exceed the limit.
-pub fn limit(variant: &Variant, weights: &WeightsConfig, access: Access) -> Kernel {
-    weights_kernel(file!("limit.wgsl"), "limit", variant, weights, access)
-}
-
-fn weights_kernel(
-    text: &str,
+fn kernel(
+    mut source: String,
     entry: &'static str,
-    variant: &Variant,
-    weights: &WeightsConfig,
-    access: Access,
+    mut constants: Vec<(&'static str, f64)>,
+    tables: impl Into<Vec<Bound>>,
 ) -> Kernel {
-    let mut source = text.to_owned();
-    add_sums(&mut source);
-    add_tensor_sums(&mut source);
-    add_blocks(&mut source, access);
-    add_lanes(&mut source, false);
-    add_weights(&mut source, variant, access);
-    if variant.storage.master {
-        add_state(&mut source, variant, access, "read_write");
-    }
-    kernel(source, entry, vec![("NORM", flag(weights.max_norm.is_some()))])
-}
-
-/// The kernel that averages the weights of a variant.
-pub fn average(variant: &Variant, access: Access) -> Kernel {
-    let mut source = String::new();
-    source.push_str(file!("average.wgsl"));
-    add_once(&mut source, file!("maths.wgsl"));
-    add_lanes(&mut source, false);
-    ema_kernel(source, "average_weights", variant, access)
-}
-
-/// The kernel that exchanges weights and their average.
-pub fn swap(variant: &Variant, access: Access) -> Kernel {
-    let mut source = String::new();
-    source.push_str(file!("swap.wgsl"));
-    source.push_str(file!("control.wgsl"));
-    source.push_str(file!("phase.wgsl"));
-    ema_kernel(source, "swap_weights", variant, access)
-}
-
-/// The kernel that replaces weights by those to evaluate with, for a variant that averages its iterates.
-pub fn evaluate(variant: &Variant, gradient: &GradientConfig, access: Access) -> Kernel {
-    let mut source = rule(variant, gradient, access);
-    source.push_str(file!("evaluate.wgsl"));
-    source.push_str(file!("control.wgsl"));
-    source.push_str(file!("workgroup.wgsl"));
-    kernel(source, "evaluate", proposing(variant, gradient))
-}
-
-fn ema_kernel(mut source: String, entry: &'static str, variant: &Variant, access: Access) -> Kernel {
-    source.push_str(file!("workgroup.wgsl"));
-    add_blocks(&mut source, access);
-    add_weights(&mut source, variant, access);
-    add_state(&mut source, variant, access, "read_write");
-    add_engine_word(&mut source, variant, "ema_word", EMA);
-    kernel(source, entry, Vec::new())
-}
-
-fn kernel(source: String, entry: &'static str, mut constants: Vec<(&'static str, f64)>) -> Kernel {
     constants.push(("WORKGROUP", f64::from(WORKGROUP)));
-    Kernel { source, entry, constants }
+    let tables = tables.into();
+    declare_tables(&mut source, &tables);
+    Kernel { source, entry, constants, tables }
+}
+
+/// Whether a kernel of a rule reads values by line.
+fn reads_lines(variant: &Variant, gradient: &GradientConfig) -> bool {
+    gradient.clip_adaptive.is_some() || variant.factored
+}
+
+/// Of kernels of a rule: what they have all of them, more of their own, and values by line where those are read.
+fn with_lines(variant: &Variant, gradient: &GradientConfig, more: &[Bound]) -> Vec<Bound> {
+    let values = reads_lines(variant, gradient).then_some((Table::LineValues, Mode::Read));
+    [TABLES, SETTINGS].into_iter().chain(more.iter().copied()).chain(values).collect()
 }
 
 /// The rule and all that brings it four elements.
@@ -361,8 +260,7 @@ fn rule(variant: &Variant, gradient: &GradientConfig, access: Access) -> String 
     add_lanes(&mut source, false);
     add_condition(&mut source, gradient);
     source.push_str(file!("scale.wgsl"));
-    if gradient.clip_adaptive.is_some() || variant.factored {
-        source.push_str(file!("lines/values.wgsl"));
+    if reads_lines(variant, gradient) {
         add_block_size(&mut source);
     }
     add_unit_factors(&mut source, gradient);

@@ -12,7 +12,7 @@ use naga::back::{hlsl, msl, spv};
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 use support::variations::{code_variants, variations};
 use wgpu_optim::plan::Plan;
-use wgpu_optim::shader::{self, Access, ByLine, Kernel};
+use wgpu_optim::shader::{self, Access, ByLine, Kernel, Parts};
 use wgpu_optim::verify;
 use wgpu_optim::{DynamicScale, EmaConfig, GradientConfig, LossScale, OnNonfinite, WeightsConfig, rules};
 
@@ -105,7 +105,7 @@ fn add_plan(label: &str, plan: &Plan, thorough: bool, add: &mut impl FnMut(Strin
         }
         if plan.ema.is_some() {
             add(format!("average {access:?} {label}"), shader::average(code, access));
-            add(format!("swap {access:?} {label}"), shader::swap(code, access));
+            add(format!("swap {access:?} {label}"), shader::swap(code, access, false));
         }
     }
 }
@@ -119,9 +119,11 @@ fn kernels() -> Vec<(String, Kernel)> {
             all.push((name, kernel));
         }
     };
-    add("sum_groups".to_owned(), shader::sum_groups());
-    add("sum_tensors".to_owned(), shader::sum_tensors(0));
-    add("fold lines".to_owned(), shader::fold_lines());
+    for parts in [Parts::Step, Parts::Gradients, Parts::Updates] {
+        add(format!("sum_groups {parts:?}"), shader::sum_groups(parts));
+        add(format!("sum_tensors {parts:?}"), shader::sum_tensors(parts));
+    }
+    add("fold lines".to_owned(), shader::fold_lines(ByLine::Rows));
     add("rows".to_owned(), shader::rows());
     add("start rows".to_owned(), shader::start_rows());
     add("keep".to_owned(), shader::keep());

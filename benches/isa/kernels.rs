@@ -2,7 +2,7 @@
 
 use wgpu_optim::plan::Plan;
 use wgpu_optim::rules::{Adafactor, AdamW, Lamb};
-use wgpu_optim::shader::{self, Access, ByLine, Kernel};
+use wgpu_optim::shader::{self, Access, ByLine, Kernel, Parts};
 use wgpu_optim::storage::{Format, Rounding, StateFormat};
 use wgpu_optim::{OptimizerConfig, StorageConfig, TensorSpec};
 
@@ -44,7 +44,7 @@ pub fn all() -> Vec<(String, Kernel)> {
         ("scan, non-finite", scan(&default)),
         ("scan, norm", scan(&clipped)),
         ("prepare", shader::prepare(&clipped)),
-        ("sum of groups", shader::sum_groups()),
+        ("sum of groups", shader::sum_groups(Parts::Step)),
         ("lamb, measure", shader::measure(&lamb.variants[0], &lamb.gradient, vector())),
         ("lamb, update", update(&lamb)),
         ("adafactor, sums", shader::sum_lines(&adafactor.variants[0], &adafactor.gradient, ByLine::Gradients)),

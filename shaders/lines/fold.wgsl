@@ -1,13 +1,6 @@
 // Adds each line's parts up, in fixed order, and makes of the sum what its set is for. One thread serves
 // a line.
 
-@group(0) @binding(0) var<storage, read> tables: array<u32>;
-@group(0) @binding(1) var<uniform> settings: Settings;
-// A set and the first line of it that a workgroup serves.
-@group(0) @binding(4) var<storage, read> folds: array<vec2<u32>>;
-@group(0) @binding(5) var<storage, read> line_partials: array<vec4<f32>>;
-@group(0) @binding(6) var<storage, read_write> lines: array<u32>;
-
 // The least norm that a unit's parameters count with, and the least that a gradient's is divided by.
 const UNIT_EPS: f32 = 1e-3;
 const NORM_EPS: f32 = 1e-6;

@@ -1,11 +1,5 @@
 // Sums along lines of tensors. One workgroup serves a job: some lines, and a stretch of each.
 
-@group(1) @binding(0) var<storage, read> tables: array<u32>;
-@group(1) @binding(1) var<uniform> settings: Settings;
-@group(1) @binding(4) var<storage, read> jobs: array<LineJob>;
-// Sums of squares at the three scales.
-@group(1) @binding(5) var<storage, read_write> line_partials: array<vec4<f32>>;
-
 // Threads whose parts one thread adds up.
 const FAN: u32 = 16u;
 

@@ -156,12 +156,9 @@ fn share(sum: &mut f64, gamma: f64) -> f64 {
 pub fn update<F: CpuFloat>(
     dense: &mut [Dense<'_, F>],
     plan: &Plan,
-    mut steps: Vec<TensorStep<F>>,
+    steps: Vec<TensorStep<F>>,
     watches: bool,
 ) -> Vec<Change> {
-    if plan.measures() {
-        measure(dense, plan, &mut steps);
-    }
     let tasks = tasks(dense, plan, &steps);
     let parts = map(tasks, |task| {
         let rule = plan.group_of(task.tensor).rule.as_ref();
@@ -178,7 +175,7 @@ pub fn update<F: CpuFloat>(
 }
 
 /// Finds what ratios and masks need to know of the update.
-fn measure<F: CpuFloat>(dense: &mut [Dense<'_, F>], plan: &Plan, steps: &mut [TensorStep<F>]) {
+pub fn measure<F: CpuFloat>(dense: &mut [Dense<'_, F>], plan: &Plan, steps: &mut [TensorStep<F>]) {
     let measured = map(tasks(dense, plan, steps), |task| {
         let (index, rule) = (task.index, plan.group_of(task.tensor).rule.as_ref());
         let wanted = plan.variant_of(task.tensor).measures();

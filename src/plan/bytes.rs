@@ -1,7 +1,6 @@
 //! What a step moves and what an optimizer takes, in bytes.
 
-use super::{EMA, Plan};
-use crate::storage::Format;
+use super::{EMA, MASTER, Memory, Pass, Plan};
 
 impl Plan {
     /// Bytes that one step moves for all live elements: the update's reads and writes, the scan's
@@ -12,29 +11,28 @@ impl Plan {
     }
 
     fn tensor_bytes_moved(&self, tensor: usize) -> u64 {
+        let every = |pass: &Pass| *pass != Pass::Average || self.ema.as_ref().is_some_and(|ema| ema.interval == 1);
+        let passes = self.passes(false).filter(|pass| every(pass) && self.has_work(*pass, tensor));
+        let moved = passes.flat_map(|pass| pass.spec().reads.iter().chain(pass.spec().writes));
+        moved.map(|memory| self.bytes_of(*memory, tensor)).sum()
+    }
+
+    /// Bytes that a tensor has of that memory.
+    fn bytes_of(&self, memory: Memory, tensor: usize) -> u64 {
         let variant = self.variant_of(tensor);
-        let elements = self.tensors[tensor].elements;
-        let storage = &variant.storage;
-        let [params, gradient] = [storage.params, storage.gradients].map(|format| elements * format.bytes());
-        let scan = if self.gradient.needs_scan() { gradient } else { 0 };
-        let master = if storage.master { elements * Format::F32.bytes() } else { 0 };
-        let averaged = self.ema.is_some();
-        let slots: u64 = variant
-            .kept()
-            .zip(variant.formats())
-            .filter(|(slot, _)| slot.name != EMA)
-            .map(|(_, format)| format.bytes_of(elements))
-            .sum();
-        let measure = if variant.measures() { params + gradient + slots } else { 0 };
-        // Gradients once by row and once by column; gradients and parameters by unit.
-        let units = if self.gradient.clip_adaptive.is_some() { gradient + params + master } else { 0 };
-        let lines = units + if variant.factored { 2 * gradient } else { 0 };
-        // Read twice, written once.
-        let limit = if self.weights.tensor_limit().is_some() { 3 * (params + master) } else { 0 };
-        // The average is read and written once, the weights read.
-        let each = averaged && self.ema.as_ref().is_some_and(|ema| ema.interval == 1);
-        let ema = if each { params + master + 2 * elements * Format::F32.bytes() } else { 0 };
-        gradient + 2 * params + 2 * slots + scan + measure + lines + limit + ema
+        let (elements, storage) = (self.tensors[tensor].elements, &variant.storage);
+        let slots = |of: &dyn Fn(&str) -> bool| -> u64 {
+            let slots = variant.kept().zip(variant.formats()).filter(|(slot, _)| of(slot.name));
+            slots.map(|(_, format)| format.bytes_of(elements)).sum()
+        };
+        let params = elements * storage.params.bytes();
+        match memory {
+            Memory::Gradient => elements * storage.gradients.bytes(),
+            Memory::Params => params,
+            Memory::Weights => params + slots(&|name| name == MASTER),
+            Memory::Slots => slots(&|name| name != EMA),
+            Memory::Ema => slots(&|name| name == EMA),
+        }
     }
 
     /// Bytes that all live elements take: parameters, gradients and state.

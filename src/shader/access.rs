@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::num::NonZeroU32;
 
-use super::tables::add_row;
+use super::rows::add_row;
 
 /// How a kernel reaches a span's memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -48,7 +48,7 @@ pub fn declare(source: &mut String, access: Access, binding: u32, mode: &str, na
         (format!("array<{element}>"), name.to_owned())
     };
     // Writing to a string cannot fail.
-    let _ = writeln!(source, "@group(0) @binding({binding}) var<storage, {mode}> {name}: {ty};");
+    let _ = writeln!(source, "@group(1) @binding({binding}) var<storage, {mode}> {name}: {ty};");
     let _ = writeln!(source, "fn read_{name}(at: u32) -> {element} {{\n    return {one}[at];\n}}");
     if mode == "read_write" {
         let _ = writeln!(source, "fn write_{name}(at: u32, words: {element}) {{\n    {one}[at] = words;\n}}");

@@ -1,7 +1,8 @@
 //! Kernels of what goes by lines of tensors.
 
+use super::rows::add_row;
 use super::storage::add_state;
-use super::tables::add_row;
+use super::tables::{Bound, Mode, SETTINGS, TABLES, Table};
 use super::{
     Access, Kernel, add_block_size, add_condition, add_lanes, add_span, add_unit_factors, conditioning, flag, kernel,
     storage,
@@ -10,7 +11,7 @@ use crate::config::GradientConfig;
 use crate::plan::Variant;
 
 /// What lines of tensors are added up for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ByLine {
     /// Gradients and parameters by unit.
     Units,
@@ -26,9 +27,9 @@ pub fn sum_lines(variant: &Variant, gradient: &GradientConfig, by: ByLine) -> Ke
     source.push_str(file!("lines/sum.wgsl"));
     add_lines(&mut source);
     if by == ByLine::Rows {
-        source.push_str(file!("lines/values.wgsl"));
         source.push_str(file!("lines/by_rows.wgsl"));
-        return kernel(source, "sum_lines", Vec::new());
+        let tables = sum_tables(gradient, by);
+        return kernel(source, "sum_lines", Vec::new(), tables);
     }
     add_span(&mut source, Access::default());
     add_block_size(&mut source);
@@ -42,9 +43,6 @@ pub fn sum_lines(variant: &Variant, gradient: &GradientConfig, by: ByLine) -> Ke
     } else {
         source.push_str(file!("lines/by_gradients.wgsl"));
         storage::add_once(&mut source, file!("maths.wgsl"));
-        if gradient.clip_adaptive.is_some() {
-            source.push_str(file!("lines/values.wgsl"));
-        }
         add_unit_factors(&mut source, gradient);
     }
     if gradient.accumulates() || (by == ByLine::Units && variant.storage.master) {
@@ -52,16 +50,31 @@ pub fn sum_lines(variant: &Variant, gradient: &GradientConfig, by: ByLine) -> Ke
     }
     let mut constants = conditioning(gradient);
     constants.push(("SCALE", flag(gradient.needs_factors())));
-    kernel(source, "sum_lines", constants)
+    let tables = sum_tables(gradient, by);
+    kernel(source, "sum_lines", constants, tables)
+}
+
+fn sum_tables(gradient: &GradientConfig, by: ByLine) -> Vec<Bound> {
+    let reads = by == ByLine::Rows || (by == ByLine::Gradients && gradient.clip_adaptive.is_some());
+    let values = reads.then_some((Table::LineValues, Mode::Read));
+    let own = [TABLES, SETTINGS, (Table::LineJobs(by), Mode::Read), (Table::LineParts, Mode::Write)];
+    own.into_iter().chain(values).collect()
 }
 
 /// The kernel that makes of the lines' sums what they are for.
-pub fn fold_lines() -> Kernel {
+pub fn fold_lines(by: ByLine) -> Kernel {
     let mut source = String::new();
     source.push_str(file!("lines/fold.wgsl"));
     add_lines(&mut source);
     storage::add_once(&mut source, file!("maths.wgsl"));
-    kernel(source, "fold_lines", Vec::new())
+    let tables = [
+        TABLES,
+        SETTINGS,
+        (Table::LineFolds(by), Mode::Read),
+        (Table::LineParts, Mode::Read),
+        (Table::LineValues, Mode::Write),
+    ];
+    kernel(source, "fold_lines", Vec::new(), tables)
 }
 
 fn add_lines(source: &mut String) {

@@ -240,7 +240,7 @@ pub fn state_glue(source: &mut String, variant: &Variant, access: Access) {
         source.push_str(file!("storage/q8.wgsl"));
         // wgpu has no uniforms beside arrays of bindings.
         let space = if access.bundle.is_some() { "storage, read" } else { "uniform" };
-        let _ = writeln!(source, "@group(0) @binding(4) var<{space}> codes: Codes;");
+        let _ = writeln!(source, "@group(1) @binding(4) var<{space}> codes: Codes;");
         source.push_str(&held);
         // All scales of before are read, and all threads have said how large their values are.
         let _ = writeln!(

@@ -8,7 +8,7 @@ use super::adapters::{adapters, no_adapter_hint};
 use super::faults::Faults;
 use super::lost::{Lost, LostFlag};
 use super::peak::Peak;
-use super::pipelines::{Bindings, Pipelines};
+use super::pipelines::Pipelines;
 use super::slice::Slice;
 use super::waiting::Patience;
 use crate::error::{Error, Result};
@@ -381,18 +381,6 @@ impl Gpu {
         self.scoped(&format!("bind group {label:?}"), |device| {
             device.create_bind_group(&wgpu::BindGroupDescriptor { label: Some(label), layout, entries: &entries })
         })
-    }
-
-    /// [`Gpu::bind_group`] of whole buffers, in the order of the bindings; buffers past their end are left
-    /// out.
-    pub(in crate::gpu) fn bind_all(
-        &self,
-        label: &str,
-        bindings: &Bindings,
-        buffers: &[&wgpu::Buffer],
-    ) -> Result<wgpu::BindGroup> {
-        let entries: Vec<_> = bindings.iter().zip(buffers).map(|((i, _), b)| (*i, b.as_entire_binding())).collect();
-        self.bind_group(label, &self.layout(bindings)?, &entries)
     }
 }
 

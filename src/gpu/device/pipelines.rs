@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use super::context::Gpu;
 use super::mutants::altered;
 use crate::error::{Error, Result};
-use crate::shader::{Kernel, without_element};
+use crate::shader::{Bound, Kernel, Mode, without_element};
 
 /// What a binding is bound as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -50,6 +50,16 @@ impl Kind {
 
 /// Bindings of one group.
 pub type Bindings = Vec<(u32, Kind)>;
+
+/// The layout of what a kernel binds besides a span.
+pub fn layout_of(tables: &[Bound]) -> Bindings {
+    let kind = |mode: &Mode| match mode {
+        Mode::Uniform => Kind::Uniform,
+        Mode::Read => Kind::Read,
+        Mode::Write => Kind::Write,
+    };
+    (0..).zip(tables).map(|(binding, (_, mode))| (binding, kind(mode))).collect()
+}
 
 #[derive(Debug, Default)]
 pub struct Pipelines {

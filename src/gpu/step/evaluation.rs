@@ -6,6 +6,7 @@ use super::optimizer::Optimizer;
 use super::phases::Phase;
 use super::{keep, whole};
 use crate::error::{Error, Result};
+use crate::plan::Pass;
 
 impl Optimizer {
     /// Records the exchange of all parameters with their moving average: once to evaluate with it, once
@@ -30,8 +31,10 @@ impl Optimizer {
             self.check_training("swap_ema")?;
         }
         let dispatches = self.whole(|_| true)?;
-        let swap = self.recorder(&dispatches, None);
-        self.change(encoder, "swap weights", [from, to], |pass| swap.swap(pass, to == Phase::Training))
+        let swap = self.recorder(&dispatches);
+        self.change(encoder, "swap weights", [from, to], |pass| {
+            swap.pass(pass, Pass::Swap { back: to == Phase::Training })
+        })
     }
 
     /// Records that the parameters of rules that average their iterates (`schedule_free_adamw`) become
@@ -60,7 +63,7 @@ impl Optimizer {
         self.change(encoder, "evaluation weights", [Phase::Training, Phase::Evaluating], |pass| {
             pass.set_pipeline(&keep);
             self.evaluation.kept.iter().for_each(|kept| kept.keep(pass));
-            self.recorder(&dispatches, None).evaluate(pass);
+            self.recorder(&dispatches).pass(pass, Pass::Evaluate);
         })
     }
 

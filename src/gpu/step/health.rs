@@ -1,6 +1,6 @@
 //! Health, from passes of its own over the gradients and from the update itself, at an interval.
 
-use super::tables::{Tables, Watch};
+use super::tables::Tables;
 use crate::config::{Due, HealthConfig};
 use crate::error::Result;
 use crate::gpu::abi::{Control, Partial};
@@ -20,23 +20,15 @@ pub struct Monitor {
     /// Whether the last look met a micro-batch that was thought to complete a step: then every one is tried.
     misjudged: bool,
     mailbox: Mailbox<Vec<usize>>,
-    pub watch: Watch,
     latest: Option<Health>,
 }
 
 impl Monitor {
-    pub fn new(gpu: &Gpu, plan: &Plan, tables: &Tables, config: HealthConfig) -> Result<Self> {
+    pub fn new(gpu: &Gpu, plan: &Plan, config: HealthConfig) -> Result<Self> {
         config.check().map_err(|e| e.within("health"))?;
         let sums = 3 * plan.tensors.len() * size_of::<Partial>();
         let mailbox = Mailbox::new(gpu, "health", SLOTS, (size_of::<Control>() + sums) as u64)?;
-        Ok(Self {
-            due: Due::new(config.interval),
-            config,
-            misjudged: false,
-            mailbox,
-            watch: tables.watch(gpu)?,
-            latest: None,
-        })
+        Ok(Self { due: Due::new(config.interval), config, misjudged: false, mailbox, latest: None })
     }
 
     pub fn config(&self) -> &HealthConfig {
@@ -50,13 +42,12 @@ impl Monitor {
     }
 
     /// Records the copy of what this step's passes found, for the tensors that have a gradient.
-    pub fn request(&mut self, encoder: &mut wgpu::CommandEncoder, control: &wgpu::Buffer, seen: Vec<usize>) {
+    pub fn request(&mut self, encoder: &mut wgpu::CommandEncoder, tables: &Tables, seen: Vec<usize>) {
         let head = size_of::<Control>() as u64;
-        let watch = &self.watch;
+        let Source { buffer, offset, size } = tables.looks();
         self.mailbox.post(encoder, seen, |encoder, slot| {
-            encoder.copy_buffer_to_buffer(control, 0, slot, 0, head);
-            let Source { buffer, offset, size } = &watch.sums;
-            encoder.copy_buffer_to_buffer(buffer, *offset, slot, head, *size);
+            encoder.copy_buffer_to_buffer(&tables.control, 0, slot, 0, head);
+            encoder.copy_buffer_to_buffer(&buffer, offset, slot, head, size);
         });
     }
 

@@ -1,79 +1,99 @@
-//! The pipelines of an optimizer.
+//! The pipelines of an optimizer, by pass, each with what it binds besides a span.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
-use super::{bindings, by_line, sums, tables};
+use super::bindings::{scan_bindings, unit_bindings, update_bindings};
+use super::sums;
+use super::tables::Tables;
 use crate::error::Result;
 use crate::gpu::device::context::Gpu;
-use crate::gpu::device::pipelines::{Author, Bindings, Wanted};
-use crate::plan::Plan;
+use crate::gpu::device::pipelines::{Author, Bindings, Wanted, layout_of};
 use crate::plan::layout::Layout;
+use crate::plan::{Pass, Per, Plan, Variant};
 use crate::rules;
 use crate::shader;
-use crate::shader::{Access, ByLine, Kernel};
+use crate::shader::{Access, Bound};
 use crate::storage::StateFormat;
+
+/// A pass, ready to record.
+#[derive(Debug, Clone)]
+pub struct Ready {
+    pub pipeline: wgpu::ComputePipeline,
+    pub tables: wgpu::BindGroup,
+}
+
+/// By pass.
+pub type Passes = BTreeMap<Pass, Ready>;
 
 #[derive(Debug)]
 pub struct Kernels {
-    pub prepare: wgpu::ComputePipeline,
-    /// By group of blocks, where there are some.
-    pub sum_groups: Option<wgpu::ComputePipeline>,
-    pub sum: wgpu::ComputePipeline,
-    /// Of a look at the steps' health: of gradients, and of weights and their change.
-    pub sum_looks: [wgpu::ComputePipeline; 2],
+    /// Of passes that go by no span.
+    pub whole: Passes,
     /// Whether kernels that look at the steps' health are wanted.
     watched: bool,
     /// Threads of a workgroup where kernels go through blocks or tables.
     workgroup: u32,
-    spans: HashMap<(usize, Access), SpanKernels>,
+    /// Threads of workgroups that go through all tensors, and through all parts of one.
+    decides: u32,
+    adds: u32,
+    spans: HashMap<(usize, Access), Passes>,
+    /// What is bound already: most passes share it.
+    bound: HashMap<Vec<Bound>, wgpu::BindGroup>,
 }
 
-/// The pipelines that serve spans of one variant, reached in one way.
-#[derive(Debug, Clone, Default)]
-pub struct SpanKernels {
-    pub sum_units: Option<wgpu::ComputePipeline>,
-    pub sum_lines: Option<wgpu::ComputePipeline>,
-    pub scan: Option<wgpu::ComputePipeline>,
-    pub watch: Option<wgpu::ComputePipeline>,
-    pub measure: Option<wgpu::ComputePipeline>,
-    pub update: Option<wgpu::ComputePipeline>,
-    pub watched_update: Option<wgpu::ComputePipeline>,
-    pub weigh: Option<wgpu::ComputePipeline>,
-    pub limit: Option<wgpu::ComputePipeline>,
-    pub average: Option<wgpu::ComputePipeline>,
-    pub swap: Option<wgpu::ComputePipeline>,
-    pub evaluate: Option<wgpu::ComputePipeline>,
+/// The layout of what a pass binds of a span.
+pub fn span_layout(pass: Pass, plan: &Plan, variant: &Variant, access: Access) -> Bindings {
+    let has_state = variant.kept_count() > 0;
+    match pass {
+        Pass::Scan | Pass::Watch | Pass::SumLines => scan_bindings(access.bundle, plan.gradient.accumulates()),
+        Pass::SumUnits => unit_bindings(has_state),
+        _ => update_bindings(access, has_state, is_compressed(variant)),
+    }
 }
 
-/// Where a pipeline goes.
-type Place = fn(&mut SpanKernels) -> &mut Option<wgpu::ComputePipeline>;
+fn is_compressed(variant: &Variant) -> bool {
+    variant.formats().any(|format| format == StateFormat::Q8)
+}
+
+/// Every pass that a plan may have recorded, each once; those of a look at its steps' health if it is `watched`.
+pub fn passes(plan: &Plan, watched: bool) -> Vec<Pass> {
+    let mut passes: Vec<_> =
+        plan.passes(false).chain(watched.then(|| plan.passes(true)).into_iter().flatten()).collect();
+    if plan.ema.is_some() {
+        passes.extend([false, true].map(|back| Pass::Swap { back }));
+    }
+    if plan.averages() {
+        passes.push(Pass::Evaluate);
+    }
+    passes.sort_unstable();
+    passes.dedup();
+    passes
+}
+
+/// Whether a pass has a kernel for spans of that variant.
+pub fn has_kernel(pass: Pass, variant: &Variant) -> bool {
+    match pass {
+        Pass::Measure => variant.measures(),
+        Pass::Evaluate => variant.averages(),
+        _ => shader::goes_by_span(pass),
+    }
+}
 
 impl Kernels {
-    pub fn new(gpu: &Gpu, plan: &Plan, layout: &Layout) -> Result<Self> {
-        let workgroup = gpu.workgroup_size();
+    pub fn new(gpu: &Gpu, plan: &Plan, layout: &Layout, tables: &Tables) -> Result<Self> {
         // Each tensor can come to have a lane of its own.
         let decided = layout.parts() + 2 * plan.tensors.len() + plan.groups.len();
-        let prepare = shader::prepare(plan).with_workgroup(sums::workgroup(gpu, decided));
-        let prepare = gpu.pipeline(prepare, Author::Ours, &[tables::prepare_bindings()])?;
-        let most = sums::workgroup(gpu, layout.most_parts());
-        let sum = |first: u32| {
-            let kernel = shader::sum_tensors(first).with_workgroup(most);
-            gpu.pipeline(kernel, Author::Ours, &[sums::tensor_bindings()])
-        };
-        let sum_groups = || {
-            let kernel = shader::sum_groups().with_workgroup(workgroup);
-            gpu.pipeline(kernel, Author::Ours, &[sums::group_bindings()])
-        };
-        let grouped = !layout.groups.is_empty();
-        Ok(Self {
-            prepare,
-            sum_groups: grouped.then(sum_groups).transpose()?,
-            sum: sum(0)?,
-            sum_looks: [sum(tables::LOOK.start)?, sum(tables::LOOK.start + 1)?],
+        let mut kernels = Self {
+            whole: Passes::new(),
             watched: false,
-            workgroup,
+            workgroup: gpu.workgroup_size(),
+            decides: sums::workgroup(gpu, decided),
+            adds: sums::workgroup(gpu, layout.most_parts()),
             spans: HashMap::new(),
-        })
+            bound: HashMap::new(),
+        };
+        kernels.build_whole(gpu, plan, tables)?;
+        Ok(kernels)
     }
 
     /// Forgets what was built for spans, and builds kernels that look at their health too, or not.
@@ -90,79 +110,73 @@ impl Kernels {
         self.spans.clear();
     }
 
-    pub fn of(&self, variant: usize, access: Access) -> Option<&SpanKernels> {
+    /// The passes over spans of that variant and access.
+    pub fn of(&self, variant: usize, access: Access) -> Option<&Passes> {
         self.spans.get(&(variant, access))
     }
 
+    /// Builds passes that go by no span, those that there are not yet.
+    pub fn build_whole(&mut self, gpu: &Gpu, plan: &Plan, tables: &Tables) -> Result<()> {
+        let wanted = passes(plan, self.watched).into_iter().filter(|pass| !shader::goes_by_span(*pass));
+        let wanted = wanted.filter(|pass| tables.serves(*pass) && !self.whole.contains_key(pass)).collect();
+        // They are the same for all variants.
+        let Some(variant) = plan.variants.first() else { return Ok(()) };
+        let built = self.ready(gpu, plan, variant, Access::default(), tables, wanted)?;
+        self.whole.extend(built);
+        Ok(())
+    }
+
     /// Builds what spans of that variant and access need, once.
-    pub fn build(&mut self, gpu: &Gpu, plan: &Plan, variant: usize, access: Access) -> Result<()> {
+    pub fn build(&mut self, gpu: &Gpu, plan: &Plan, tables: &Tables, variant: usize, access: Access) -> Result<()> {
         if self.spans.contains_key(&(variant, access)) {
             return Ok(());
         }
-        let goes_by_line = plan.by_line();
         let code = &plan.variants[variant];
-        let rule = code.rule.as_ref();
-        let author = if rules::is_ours(rule) { Author::Ours } else { Author::Outside(rule.name()) };
-        let compressed = code.formats().any(|f| f == StateFormat::Q8);
-        let span = bindings::update_bindings(access, code.kept_count() > 0, compressed);
-        let workgroup = if compressed { shader::whole_scales(self.workgroup) } else { self.workgroup };
-        let build = |kernel: Kernel, author, tables: Bindings| Wanted {
-            kernel: kernel.with_workgroup(workgroup),
-            author,
-            groups: vec![span.clone(), tables],
-        };
-        let scanned = bindings::scan_bindings(access.bundle, plan.gradient.accumulates());
-        let scan = |kernel: Kernel, tables: Bindings| {
-            let kernel = kernel.with_workgroup(self.workgroup);
-            Wanted { kernel, author: Author::Ours, groups: vec![scanned.clone(), tables] }
-        };
-        let (gradient, weights) = (&plan.gradient, &plan.weights);
-        let mut wanted: Vec<(Place, Wanted<'_>)> = Vec::new();
-        let mut want = |place: Place, kernel| wanted.push((place, kernel));
-
-        let update = shader::update(code, gradient, weights, access, false);
-        let tables_of_update = tables::update_bindings(goes_by_line);
-        want(|k| &mut k.update, build(update, author, tables_of_update));
-        if gradient.clip_adaptive.is_some() {
-            want(|k| &mut k.sum_units, by_line::span_sum(plan, code, ByLine::Units));
-        }
-        if plan.factors() {
-            want(|k| &mut k.sum_lines, by_line::span_sum(plan, code, ByLine::Gradients));
-        }
-        if gradient.needs_scan() {
-            want(|k| &mut k.scan, scan(shader::scan(code, gradient, access), tables::scan_bindings_of(gradient)));
-        }
-        if self.watched {
-            want(|k| &mut k.watch, scan(shader::watch(code, gradient, access), tables::scan_bindings()));
-            let update = shader::update(code, gradient, weights, access, true);
-            want(|k| &mut k.watched_update, build(update, author, tables::watched_bindings(goes_by_line)));
-        }
-        if code.measures() {
-            let measure = shader::measure(code, gradient, access);
-            want(|k| &mut k.measure, build(measure, author, tables::measure_bindings(goes_by_line)));
-        }
-        if weights.tensor_limit().is_some() {
-            let weigh = shader::weigh(code, weights, access);
-            want(|k| &mut k.weigh, build(weigh, Author::Ours, tables::weigh_bindings()));
-            let limit = shader::limit(code, weights, access);
-            want(|k| &mut k.limit, build(limit, Author::Ours, tables::limit_bindings()));
-        }
-        if plan.ema.is_some() {
-            let average = shader::average(code, access);
-            want(|k| &mut k.average, build(average, Author::Ours, tables::update_bindings(goes_by_line)));
-            want(|k| &mut k.swap, build(shader::swap(code, access), Author::Ours, tables::swap_bindings()));
-        }
-        if code.averages() {
-            let evaluate = shader::evaluate(code, gradient, access);
-            want(|k| &mut k.evaluate, build(evaluate, author, tables::evaluate_bindings(goes_by_line)));
-        }
-
-        let (places, wanted): (Vec<Place>, Vec<_>) = wanted.into_iter().unzip();
-        let mut kernels = SpanKernels::default();
-        for (place, pipeline) in places.into_iter().zip(gpu.pipelines_of(wanted)?) {
-            *place(&mut kernels) = Some(pipeline);
-        }
-        self.spans.insert((variant, access), kernels);
+        let wanted = passes(plan, self.watched).into_iter().filter(|pass| has_kernel(*pass, code)).collect();
+        let built = self.ready(gpu, plan, code, access, tables, wanted)?;
+        self.spans.insert((variant, access), built);
         Ok(())
+    }
+
+    fn ready(
+        &mut self,
+        gpu: &Gpu,
+        plan: &Plan,
+        variant: &Variant,
+        access: Access,
+        tables: &Tables,
+        passes: Vec<Pass>,
+    ) -> Result<Passes> {
+        let rule = variant.rule.as_ref();
+        let mut bound = Vec::new();
+        let mut wanted = Vec::new();
+        for pass in &passes {
+            let kernel = shader::of_pass(*pass, plan, variant, access).with_workgroup(self.threads(*pass, variant));
+            let group = match self.bound.get(&kernel.tables) {
+                Some(group) => group.clone(),
+                None => tables.bind(gpu, &kernel.tables)?,
+            };
+            self.bound.insert(kernel.tables.clone(), group.clone());
+            bound.push(group);
+            let mut groups = vec![layout_of(&kernel.tables)];
+            groups.extend(shader::goes_by_span(*pass).then(|| span_layout(*pass, plan, variant, access)));
+            let is_ours = !shader::has_rule(*pass) || rules::is_ours(rule);
+            let author = if is_ours { Author::Ours } else { Author::Outside(rule.name()) };
+            wanted.push(Wanted { kernel, author, groups });
+        }
+        let ready = gpu.pipelines_of(wanted)?.into_iter().zip(bound);
+        Ok(passes.into_iter().zip(ready.map(|(pipeline, tables)| Ready { pipeline, tables })).collect())
+    }
+
+    fn threads(&self, pass: Pass, variant: &Variant) -> u32 {
+        match (pass, pass.spec().per) {
+            (_, Per::Once) => self.decides,
+            (_, Per::Tensors) => self.adds,
+            // The tables say how many share a line.
+            (_, Per::Lines | Per::Values | Per::Folds) => shader::WORKGROUP,
+            (Pass::Scan | Pass::Watch, _) => self.workgroup,
+            (_, Per::Blocks) if is_compressed(variant) => shader::whole_scales(self.workgroup),
+            (_, Per::Blocks | Per::Groups) => self.workgroup,
+        }
     }
 }

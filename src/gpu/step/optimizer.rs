@@ -9,7 +9,7 @@ use super::overlap::{ParamMap, check_gradients};
 use super::phases::Phases;
 use super::record::Recorder;
 use super::step_table::StepTable;
-use super::tables::{LaneRows, Tables, Watch};
+use super::tables::{LaneRows, Tables};
 use super::windows;
 use super::windows::placements;
 use crate::config::{HealthConfig, OptimizerConfig};
@@ -99,7 +99,7 @@ impl Optimizer {
         let cache = DispatchCache::new(gpu, &layout, plan.gradient.accumulates())?;
         let mut optimizer = Self {
             reports: Reports::new(gpu, &plan)?,
-            kernels: Kernels::new(gpu, &plan, &layout)?,
+            kernels: Kernels::new(gpu, &plan, &layout, &tables)?,
             fed: Fed::new(&plan, |_| false),
             gpu: gpu.clone(),
             config: config.clone(),
@@ -143,22 +143,19 @@ impl Optimizer {
         self.tables.mark_absent(encoder, &bound.absent);
         let completes = self.step_table.completes(self.reports.dropped(), self.plan.gradient.accumulate);
         let watched = self.monitor.as_mut().is_some_and(|monitor| monitor.is_due(completes));
-        let watch = self.monitor.as_ref().filter(|_| watched).map(|monitor| &monitor.watch);
-        if let Some(watch) = watch {
-            // A tensor that has no part in this step must not show that of an earlier one.
-            encoder.clear_buffer(&watch.gradient_partials, 0, None);
-            encoder.clear_buffer(&watch.update_partials, 0, None);
+        if watched {
+            self.tables.clear_looks(encoder);
         }
         {
             let descriptor = wgpu::ComputePassDescriptor { label: Some("optimizer step"), timestamp_writes: None };
             let mut pass = encoder.begin_compute_pass(&descriptor);
-            self.recorder(&bound.dispatches, watch).record(&mut pass);
+            self.recorder(&bound.dispatches).record(&mut pass, watched);
         }
         self.tables.unmark_absent(encoder, &bound.absent);
         self.reports.request(encoder, &self.tables.control, self.step_table.needs_counts(), completes);
         if let Some(monitor) = self.monitor.as_mut().filter(|_| watched) {
             let live = (0..self.tensors.len()).filter(|t| self.plan.is_live(*t) && !bound.absent.has(*t));
-            monitor.request(encoder, &self.tables.control, live.collect());
+            monitor.request(encoder, &self.tables, live.collect());
         }
         Ok(())
     }
@@ -170,7 +167,10 @@ impl Optimizer {
     /// An option of the configuration cannot be used, or the device refuses what this needs. It stays as it was then.
     pub fn set_health(&mut self, config: Option<HealthConfig>) -> Result<()> {
         let monitor = match config {
-            Some(config) => Some(Monitor::new(&self.gpu, &self.plan, &self.tables, config)?),
+            Some(config) => {
+                self.tables.watch(&self.gpu)?;
+                Some(Monitor::new(&self.gpu, &self.plan, config)?)
+            }
             None => None,
         };
         self.kernels.set_watched(monitor.is_some());
@@ -192,25 +192,22 @@ impl Optimizer {
         Ok(self.monitor.as_mut().and_then(|monitor| monitor.latest(&self.plan, self.reports.generation())))
     }
 
-    pub(in crate::gpu) fn recorder<'a>(
-        &'a self,
-        dispatches: &'a [BoundDispatch],
-        watch: Option<&'a Watch>,
-    ) -> Recorder<'a> {
+    pub(in crate::gpu) fn recorder<'a>(&'a self, dispatches: &'a [BoundDispatch]) -> Recorder<'a> {
         Recorder {
             plan: &self.plan,
             limits: self.gpu.limits(),
             tables: &self.tables,
             kernels: &self.kernels,
             dispatches,
-            watch,
         }
     }
 
     /// Builds what those dispatches need.
     pub(in crate::gpu) fn build_for(&mut self, dispatches: &[BoundDispatch]) -> Result<()> {
         let mut each = dispatches.iter();
-        each.try_for_each(|dispatch| self.kernels.build(&self.gpu, &self.plan, dispatch.variant, dispatch.access))
+        each.try_for_each(|dispatch| {
+            self.kernels.build(&self.gpu, &self.plan, &self.tables, dispatch.variant, dispatch.access)
+        })
     }
 
     /// Binds a tensor's gradient elsewhere from the next recorded step on. `None` leaves the tensor
@@ -342,7 +339,7 @@ impl Optimizer {
             self.cache.bind(&self.gpu, &self.layout, &self.windows, &gradients, lines, self.zero_gradients)?
         };
         for dispatch in dispatches.iter() {
-            self.kernels.build(&self.gpu, &self.plan, dispatch.variant, dispatch.access)?;
+            self.kernels.build(&self.gpu, &self.plan, &self.tables, dispatch.variant, dispatch.access)?;
         }
         let bound = Bound { dispatches, absent: Absent::new(&self.gpu, absent, gradients.len())? };
         live().filter(|t| gradients[*t].is_some()).for_each(|t| self.fed.feed(t));
@@ -354,6 +351,7 @@ impl Optimizer {
     /// always, by words wherever a tensor's slices are the caller's, for bundles where parameters lie in that many
     /// buffers.
     pub(in crate::gpu) fn build_kernels(&mut self) -> Result<()> {
+        self.kernels.build_whole(&self.gpu, &self.plan, &self.tables)?;
         let mut expected = self.layout.bundles(self.gpu.limits());
         for window in &self.layout.windows {
             let mut pieces = window.runs.iter().flat_map(|run| &run.pieces);
@@ -367,7 +365,7 @@ impl Optimizer {
         for ((variant, vector), bundle) in expected {
             let bundle = bundle.filter(|_| self.tables.lines.is_none());
             let access = Access { vector, aliased: false, clear: self.zero_gradients, bundle };
-            self.kernels.build(&self.gpu, &self.plan, variant, access)?;
+            self.kernels.build(&self.gpu, &self.plan, &self.tables, variant, access)?;
         }
         Ok(())
     }

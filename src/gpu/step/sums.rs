@@ -1,12 +1,11 @@
 //! Sums by tensor of what blocks have found, in stages: groups of blocks where there are many, then tensors.
 
 use bytemuck::cast_slice;
-use wgpu::{BindGroup, Buffer, BufferUsages};
+use wgpu::{Buffer, BufferUsages};
 
 use crate::error::Result;
 use crate::gpu::abi::Partial;
 use crate::gpu::device::context::Gpu;
-use crate::gpu::device::pipelines::{Bindings, Kind};
 use crate::plan::layout::Layout;
 use crate::shader::WORKGROUP;
 
@@ -18,33 +17,11 @@ const FEW: usize = 1 << 14;
 /// Sets of parts that a sum goes through at most: a look at the steps' health has two whatever the rule.
 const SETS: u64 = 2;
 
-/// The parts that sums by tensor are made of, and what makes them of the blocks' parts.
+/// Groups of blocks whose parts are added up first.
 #[derive(Debug)]
-pub struct Stages {
-    groups: Option<Groups>,
-    sums: usize,
-}
-
-#[derive(Debug)]
-struct Groups {
-    table: Buffer,
-    /// Their parts; each sum is done with them before the next begins.
-    parts: Buffer,
-}
-
-/// What a sum binds: of groups, where there are some, and of tensors.
-#[derive(Debug)]
-pub struct Sum {
-    pub groups: Option<BindGroup>,
-    pub tensors: BindGroup,
-}
-
-pub fn group_bindings() -> Bindings {
-    vec![(0, Kind::Uniform), (1, Kind::Read), (2, Kind::Read), (3, Kind::Write)]
-}
-
-pub fn tensor_bindings() -> Bindings {
-    vec![(0, Kind::Uniform), (1, Kind::Write), (2, Kind::Read)]
+pub struct Groups {
+    pub table: Buffer,
+    pub parts: Buffer,
 }
 
 /// Threads of a workgroup that goes through that many rows in all.
@@ -61,35 +38,15 @@ fn part_bytes(layout: &Layout) -> u64 {
     SETS * (layout.groups.len() * size_of::<Partial>()) as u64
 }
 
-impl Stages {
-    pub fn new(gpu: &Gpu, layout: &Layout) -> Result<Self> {
-        let groups = if layout.groups.is_empty() {
-            None
-        } else {
-            let table = gpu.buffer_of("groups of blocks", cast_slice(&layout.groups), BufferUsages::STORAGE)?;
-            let parts = gpu.buffer("parts of groups", part_bytes(layout), BufferUsages::STORAGE)?;
-            Some(Groups { table, parts })
-        };
-        Ok(Self { groups, sums: layout.parts() })
-    }
-
-    /// The parts that the blocks' become: those of groups, or the blocks' own.
-    pub fn parts<'a>(&'a self, blocks: &'a Buffer) -> &'a Buffer {
-        self.groups.as_ref().map_or(blocks, |groups| &groups.parts)
-    }
-
-    /// How many there are in a set.
-    pub fn count(&self) -> u32 {
-        self.sums as u32
-    }
-
-    /// Binds a sum of blocks' parts.
-    pub fn bind(&self, gpu: &Gpu, [settings, tables]: [&Buffer; 2], blocks: &Buffer) -> Result<Sum> {
-        let groups = self.groups.as_ref().map(|groups| {
-            gpu.bind_all("sums of groups", &group_bindings(), &[settings, &groups.table, blocks, &groups.parts])
-        });
-        let tensors = gpu.bind_all("sums", &tensor_bindings(), &[settings, tables, self.parts(blocks)])?;
-        Ok(Sum { groups: groups.transpose()?, tensors })
+impl Groups {
+    /// `None` where there are too few blocks for groups.
+    pub fn new(gpu: &Gpu, layout: &Layout) -> Result<Option<Self>> {
+        if layout.groups.is_empty() {
+            return Ok(None);
+        }
+        let table = gpu.buffer_of("groups of blocks", cast_slice(&layout.groups), BufferUsages::STORAGE)?;
+        let parts = gpu.buffer("parts of groups", part_bytes(layout), BufferUsages::STORAGE)?;
+        Ok(Some(Self { table, parts }))
     }
 }
 
@@ -100,9 +57,10 @@ mod tests {
     use super::*;
     use crate::gpu::abi::{Control, Settings, TensorRow};
     use crate::gpu::device::pipelines::Author;
+    use crate::gpu::device::pipelines::layout_of;
     use crate::gpu::readback::download::Source;
     use crate::rules::Sgd;
-    use crate::shader::{self, Kernel};
+    use crate::shader::{self, Kernel, Parts};
     use crate::{Arena, Optimizer, OptimizerConfig, TensorSpec};
 
     fn with(count: u32, zeros: u32) -> Partial {
@@ -119,15 +77,18 @@ mod tests {
         let settings = gpu.buffer_of("settings", bytes_of(&settings), BufferUsages::UNIFORM).unwrap();
         let parts = gpu.buffer_of("parts", cast_slice(parts), storage).unwrap();
         let copied = storage | BufferUsages::COPY_SRC;
-        let (bindings, rows, at) = match kernel.entry {
-            "sum_groups" => (group_bindings(), gpu.buffer_of("rows", cast_slice(&[[0, count]]), storage).unwrap(), 0),
+        let bindings = layout_of(&kernel.tables);
+        let (rows, at) = match kernel.entry {
+            "sum_groups" => (gpu.buffer_of("rows", cast_slice(&[[0, count]]), storage).unwrap(), 0),
             _ => {
                 let tables = [bytes_of(&row), bytes_of(&Partial::zeroed())].concat();
-                (tensor_bindings(), gpu.buffer_of("tables", &tables, copied).unwrap(), size_of::<TensorRow>())
+                (gpu.buffer_of("tables", &tables, copied).unwrap(), size_of::<TensorRow>())
             }
         };
         let sums = gpu.buffer("sums", size_of::<Partial>() as u64, copied).unwrap();
-        let group = gpu.bind_all("sum", &bindings, &[&settings, &rows, &parts, &sums]).unwrap();
+        let buffers = [&settings, &rows, &parts, &sums].map(Buffer::as_entire_binding);
+        let entries: Vec<_> = (0..bindings.len() as u32).zip(buffers).collect();
+        let group = gpu.bind_group("sum", &gpu.layout(&bindings).unwrap(), &entries).unwrap();
         let pipeline = gpu.pipeline(kernel, Author::Ours, &[bindings]).unwrap();
         let mut encoder = gpu.device().create_command_encoder(&Default::default());
         {
@@ -168,7 +129,7 @@ mod tests {
         const HALF: u32 = 1 << 31;
         // Twice 2^32 in all, and 2^32 - 1.
         let parts = [with(HALF, 1), with(HALF, HALF), with(HALF, HALF - 2), with(HALF, 0)];
-        for kernel in [shader::sum_groups(), shader::sum_tensors(0)] {
+        for kernel in [shader::sum_groups(Parts::Step), shader::sum_tensors(Parts::Step)] {
             for threads in [8, 256] {
                 let found = sum(&gpu, kernel.clone().with_workgroup(threads), &parts);
                 assert_eq!((found.count, found.zeros), (u32::MAX, u32::MAX), "{} {threads}", kernel.entry);

@@ -1,54 +1,46 @@
-//! Buffers of an optimizer that no span owns, and the bind groups over them.
-
-use std::ops::Range;
+//! Buffers of an optimizer that no span owns.
 
 use bytemuck::{Zeroable, cast_slice};
 use wgpu::BufferUsages;
 
 use super::absent::Absent;
-use super::by_line::Lines;
+use super::by_line::{LineSum, Lines};
 use super::lines::LineTables;
 use super::phases::{Phase, Turns};
 use super::step_table::StepTable;
-use super::sums::{Stages, Sum};
-use crate::config::{DynamicScale, GradientConfig, LossScale};
-use crate::error::Result;
+use super::sums::Groups;
+use crate::config::{DynamicScale, LossScale};
+use crate::error::{Error, Result};
 use crate::gpu::abi::{BlockRow, Control, Lane, LineSet, Partial, Settings, TensorRow, Verdict, control_bytes};
 use crate::gpu::device::context::Gpu;
-use crate::gpu::device::pipelines::{Bindings, Kind};
+use crate::gpu::device::pipelines::layout_of;
 use crate::gpu::device::upload::Writes;
 use crate::gpu::readback::download::Source;
 use crate::gpu::readback::reports::FIRST_GENERATION;
-use crate::plan::Plan;
 use crate::plan::layout::{Layout, TensorBlock};
+use crate::plan::{Pass, Per, Plan};
 use crate::rule::hyper::Scalars;
+use crate::shader;
+use crate::shader::{Bound, ByLine, Parts, Table};
 
 #[derive(Debug)]
 pub struct Tables {
     pub control: wgpu::Buffer,
     pub loss_scale: wgpu::Buffer,
-    pub prepare: wgpu::BindGroup,
-    pub scan: wgpu::BindGroup,
-    pub sum: Sum,
-    pub measure: wgpu::BindGroup,
-    pub update: wgpu::BindGroup,
-    pub weigh: wgpu::BindGroup,
-    pub limit: wgpu::BindGroup,
-    /// To the average, and back.
-    pub swap: [wgpu::BindGroup; 2],
-    pub evaluate: wgpu::BindGroup,
     pub lines: Option<Lines>,
     settings: wgpu::Buffer,
     /// What kernels look up by block, tensor, lane or line.
     tables: wgpu::Buffer,
-    pub regions: Regions,
+    step_table: wgpu::Buffer,
+    regions: Regions,
     /// Of `settings` and of the tensors.
     pub rows: LaneRows,
     turns: Turns,
     /// At least one word, each 1.
     pub ones: wgpu::Buffer,
     partials: wgpu::Buffer,
-    stages: Stages,
+    groups: Option<Groups>,
+    watch: Option<Watch>,
 }
 
 /// The rows that name lanes of the step table.
@@ -66,82 +58,13 @@ impl LaneRows {
     }
 }
 
-/// What steps that are looked at for their health bind besides.
+/// Parts that steps leave that are looked at for their health.
 #[derive(Debug)]
-pub struct Watch {
-    pub scan: wgpu::BindGroup,
-    pub sum_gradients: Sum,
-    pub update: wgpu::BindGroup,
-    pub sum_updates: Sum,
-    pub gradient_partials: wgpu::Buffer,
-    pub update_partials: wgpu::Buffer,
-    /// The tensors' sums of gradients, of weights and of their change: where they lie.
-    pub sums: Source,
+struct Watch {
+    gradients: wgpu::Buffer,
+    /// Of the weights before, and of their change.
+    updates: wgpu::Buffer,
 }
-
-pub fn prepare_bindings() -> Bindings {
-    use Kind::{Read, Uniform, Write};
-    vec![(0, Uniform), (1, Read), (2, Write), (3, Read), (4, Write), (5, Write)]
-}
-
-/// Of the scan that only finds non-finite elements, and counts them in the control block.
-pub fn find_bindings() -> Bindings {
-    vec![(0, Kind::Read), (1, Kind::Uniform), (3, Kind::Write)]
-}
-
-/// Of the scan that a step has.
-pub fn scan_bindings_of(gradient: &GradientConfig) -> Bindings {
-    if gradient.only_finds() { find_bindings() } else { scan_bindings() }
-}
-
-pub fn scan_bindings() -> Bindings {
-    vec![(0, Kind::Read), (1, Kind::Uniform), (3, Kind::Write), (4, Kind::Read)]
-}
-
-/// Of the update, with values by line where there are some.
-pub fn update_bindings(by_line: bool) -> Bindings {
-    let mut bindings = vec![(0, Kind::Read), (1, Kind::Uniform)];
-    bindings.extend(by_line.then_some((6, Kind::Read)));
-    bindings
-}
-
-/// Of the update that is looked at for its health.
-pub fn watched_bindings(by_line: bool) -> Bindings {
-    let mut bindings = vec![(0, Kind::Read), (1, Kind::Uniform), (5, Kind::Write)];
-    bindings.extend(by_line.then_some((6, Kind::Read)));
-    bindings
-}
-
-pub fn measure_bindings(by_line: bool) -> Bindings {
-    let mut bindings = vec![(0, Kind::Read), (1, Kind::Uniform), (4, Kind::Write)];
-    bindings.extend(by_line.then_some((6, Kind::Read)));
-    bindings
-}
-
-pub fn weigh_bindings() -> Bindings {
-    vec![(0, Kind::Read), (1, Kind::Uniform), (3, Kind::Write)]
-}
-
-pub fn swap_bindings() -> Bindings {
-    vec![(0, Kind::Read), (1, Kind::Uniform), (2, Kind::Read), (3, Kind::Uniform)]
-}
-
-pub fn evaluate_bindings(by_line: bool) -> Bindings {
-    let mut bindings = vec![(0, Kind::Read), (1, Kind::Uniform), (4, Kind::Read)];
-    bindings.extend(by_line.then_some((6, Kind::Read)));
-    bindings
-}
-
-pub fn limit_bindings() -> Bindings {
-    update_bindings(false)
-}
-
-/// Sums of all tensors that there is room for: of parameters and of updates before they are made, or of whatever else a
-/// step depends on, then of a look at gradients, at weights and at their change.
-const SUMS: u64 = 5;
-
-/// Of these, those that a look at the steps' health leaves.
-pub const LOOK: Range<u32> = 2..5;
 
 /// Where what kernels look up lies in one buffer, in words: the blocks first.
 #[derive(Debug, Clone, Copy)]
@@ -170,7 +93,7 @@ impl Regions {
             absent: place(tensors, 4),
             verdicts: place(tensors, size_of::<Verdict>()),
             lanes: place((plan.groups.len() + plan.tensors.len()) as u64, size_of::<Lane>()),
-            sums: place(SUMS * tensors, size_of::<Partial>()),
+            sums: place(u64::from(shader::SUMS) * tensors, size_of::<Partial>()),
             line_sets: place(lines.map_or(0, |lines| lines.sets.len()) as u64, size_of::<LineSet>()),
             words: next,
         }
@@ -226,7 +149,7 @@ impl Tables {
         let line_tables = LineTables::new(plan, layout)?;
         let sizes = Sizes::of(plan, layout, line_tables.as_ref());
         let regions = Regions::of(plan, layout, line_tables.as_ref());
-        let stages = Stages::new(gpu, layout)?;
+        let groups = Groups::new(gpu, layout)?;
         let storage = BufferUsages::STORAGE;
         let copied = storage | BufferUsages::COPY_DST | BufferUsages::COPY_SRC;
         let tables = gpu.buffer("tables", sizes.tables, copied)?;
@@ -237,7 +160,7 @@ impl Tables {
             gpu.put(&tables, 4 * regions.line_sets, cast_slice(&lines.sets))?;
         }
 
-        let settings_row = settings_row(plan, layout, table, &regions, stages.count());
+        let settings_row = settings_row(plan, layout, table, &regions, layout.parts() as u32);
         let settings = gpu.buffer("settings", sizes.settings, BufferUsages::UNIFORM | BufferUsages::COPY_DST)?;
         gpu.put(&settings, 0, bytemuck::bytes_of(&settings_row))?;
 
@@ -263,61 +186,82 @@ impl Tables {
         let partials = gpu.buffer("partials", sizes.partials, copied)?;
         let turns = Turns::new(gpu)?;
 
-        let group =
-            |label: &str, bindings: &Bindings, buffers: &[&wgpu::Buffer]| gpu.bind_all(label, bindings, buffers);
-        let parts = stages.parts(&partials);
-        let prepare =
-            group("prepare", &prepare_bindings(), &[&settings, parts, &tables, table.buffer(), &control, &loss_scale])?;
-        let sum = stages.bind(gpu, [&settings, &tables], &partials)?;
-        let weigh = group("weigh", &weigh_bindings(), &[&tables, &settings, &partials])?;
-        let swap = |before: Phase, after: Phase| {
-            let tables = [&tables, &settings, &control].map(|buffer| buffer.as_entire_binding());
-            let entries: Vec<_> = (0..).zip(tables.into_iter().chain([turns.binding(before, after)])).collect();
-            gpu.bind_group("swap", &gpu.layout(&swap_bindings())?, &entries)
-        };
-        let swap = [swap(Phase::Training, Phase::Averaged)?, swap(Phase::Averaged, Phase::Training)?];
-        let lines = match line_tables {
-            Some(own) => Some(Lines::new(gpu, plan, own, [&tables, &settings])?),
-            None => None,
-        };
-        let by_line = lines.is_some();
-        // The values by line come last where there are some.
-        let with = |label: &str, bindings: &Bindings, more: &[&wgpu::Buffer]| {
-            let values = lines.as_ref().map(|lines| &lines.values);
-            let buffers: Vec<_> = [&tables, &settings].into_iter().chain(more.iter().copied()).chain(values).collect();
-            group(label, bindings, &buffers)
-        };
-        let evaluate = with("evaluate", &evaluate_bindings(by_line), &[&control])?;
-        let limit = group("limit", &limit_bindings(), &[&tables, &settings])?;
-        let measure = with("measure", &measure_bindings(by_line), &[&partials])?;
-        let scan = if gradient.only_finds() {
-            group("scan", &find_bindings(), &[&tables, &settings, &control])?
-        } else {
-            group("scan", &scan_bindings(), &[&tables, &settings, &partials, &control])?
-        };
-        let update = with("update", &update_bindings(by_line), &[])?;
+        let lines = line_tables.map(|lines| Lines::new(gpu, lines)).transpose()?;
         Ok(Self {
             control,
             loss_scale,
-            prepare,
-            scan,
-            sum,
-            measure,
-            update,
-            weigh,
-            limit,
-            swap,
-            evaluate,
             lines,
             settings,
             tables,
+            step_table: table.buffer().clone(),
             regions,
             rows: LaneRows { settings: settings_row, tensors: tensor_rows },
             turns,
             ones,
             partials,
-            stages,
+            groups,
+            watch: None,
         })
+    }
+
+    /// Binds those in group 0.
+    pub fn bind(&self, gpu: &Gpu, tables: &[Bound]) -> Result<wgpu::BindGroup> {
+        let resource = |(table, _): &Bound| {
+            self.resource(*table).ok_or_else(|| Error::Device {
+                what: "a bind group".to_owned(),
+                reason: format!("there is no {table:?}"),
+            })
+        };
+        let entries = tables.iter().map(resource).collect::<Result<Vec<_>>>()?;
+        let entries: Vec<_> = (0..).zip(entries).collect();
+        gpu.bind_group("tables", &gpu.layout(&layout_of(tables))?, &entries)
+    }
+
+    /// What is bound as that table, if there is such.
+    fn resource(&self, table: Table) -> Option<wgpu::BindingResource<'_>> {
+        let buffer = match table {
+            Table::Settings => &self.settings,
+            Table::Tables => &self.tables,
+            Table::Control | Table::ControlWords => &self.control,
+            Table::StepTable => &self.step_table,
+            Table::LossScale => &self.loss_scale,
+            Table::BlockParts(Parts::Step) => &self.partials,
+            Table::BlockParts(Parts::Gradients) => &self.watch.as_ref()?.gradients,
+            Table::BlockParts(Parts::Updates) => &self.watch.as_ref()?.updates,
+            // Each sum is done with the groups' parts before the next begins.
+            Table::Parts(parts) => match &self.groups {
+                Some(groups) => &groups.parts,
+                None => return self.resource(Table::BlockParts(parts)),
+            },
+            Table::Groups => &self.groups.as_ref()?.table,
+            Table::GroupParts => &self.groups.as_ref()?.parts,
+            Table::LineJobs(by) => &self.line_sum(by)?.jobs_buffer,
+            Table::LineFolds(by) => &self.line_sum(by)?.folds_buffer,
+            Table::LineParts => &self.lines.as_ref()?.partials,
+            Table::LineValues => &self.lines.as_ref()?.values,
+            Table::Turn { back: false } => return Some(self.turn(Phase::Training, Phase::Averaged)),
+            Table::Turn { back: true } => return Some(self.turn(Phase::Averaged, Phase::Training)),
+        };
+        Some(buffer.as_entire_binding())
+    }
+
+    /// Whether there is what a pass that goes by no span is run over.
+    pub fn serves(&self, pass: Pass) -> bool {
+        match pass.spec().per {
+            Per::Groups => self.groups.is_some(),
+            Per::Values | Per::Folds => self.line_sum(shader::lines_of(pass)).is_some(),
+            Per::Once | Per::Tensors | Per::Blocks | Per::Lines => true,
+        }
+    }
+
+    /// What goes by those lines.
+    pub fn line_sum(&self, by: ByLine) -> Option<&LineSum> {
+        let lines = self.lines.as_ref()?;
+        match by {
+            ByLine::Units => lines.units.as_ref(),
+            ByLine::Gradients => lines.gradients.as_ref(),
+            ByLine::Rows => lines.rows.as_ref(),
+        }
     }
 
     /// Parts of a sum that the tensors' sums are made of.
@@ -330,31 +274,34 @@ impl Tables {
         self.turns.binding(before, after)
     }
 
-    /// Allocates what looks at the steps' health.
-    pub fn watch(&self, gpu: &Gpu) -> Result<Watch> {
-        let usage = BufferUsages::STORAGE | BufferUsages::COPY_DST | BufferUsages::COPY_SRC;
-        let blocks = u64::from(self.rows.settings.blocks).max(1) * size_of::<Partial>() as u64;
-        let gradient_partials = gpu.buffer("gradient parts", blocks, usage)?;
-        // Of the weights before, and of their change.
-        let update_partials = gpu.buffer("update parts", 2 * blocks, usage)?;
-        let (tables, settings) = (&self.tables, &self.settings);
-        let values = self.lines.as_ref().map(|lines| &lines.values);
-        let updated: Vec<_> = [tables, settings, &update_partials].into_iter().chain(values).collect();
+    /// Allocates what looks at the steps' health leave, once.
+    pub fn watch(&mut self, gpu: &Gpu) -> Result<()> {
+        if self.watch.is_none() {
+            let blocks = u64::from(self.rows.settings.blocks).max(1) * size_of::<Partial>() as u64;
+            let buffer = |label, bytes| gpu.buffer(label, bytes, BufferUsages::STORAGE | BufferUsages::COPY_DST);
+            self.watch = Some(Watch {
+                gradients: buffer("gradient parts", blocks)?,
+                updates: buffer("update parts", 2 * blocks)?,
+            });
+        }
+        Ok(())
+    }
+
+    /// Records that a tensor which has no part in a step that is looked at does not show that of an earlier one.
+    pub fn clear_looks(&self, encoder: &mut wgpu::CommandEncoder) {
+        for buffer in self.watch.iter().flat_map(|watch| [&watch.gradients, &watch.updates]) {
+            encoder.clear_buffer(buffer, 0, None);
+        }
+    }
+
+    /// Where a look at the steps' health leaves the tensors' sums: of gradients, of weights and of their change.
+    pub fn looks(&self) -> Source {
         let row = size_of::<Partial>() as u64 * u64::from(self.rows.settings.tensors);
-        let sums = Source {
-            buffer: tables.clone(),
-            offset: 4 * self.regions.sums + u64::from(LOOK.start) * row,
-            size: u64::from(LOOK.end - LOOK.start) * row,
-        };
-        Ok(Watch {
-            scan: gpu.bind_all("watch", &scan_bindings(), &[tables, settings, &gradient_partials, &self.control])?,
-            sum_gradients: self.stages.bind(gpu, [settings, tables], &gradient_partials)?,
-            update: gpu.bind_all("watched update", &watched_bindings(self.lines.is_some()), &updated)?,
-            sum_updates: self.stages.bind(gpu, [settings, tables], &update_partials)?,
-            gradient_partials,
-            update_partials,
-            sums,
-        })
+        Source {
+            buffer: self.tables.clone(),
+            offset: 4 * self.regions.sums + u64::from(shader::LOOK.start) * row,
+            size: u64::from(shader::LOOK.end - shader::LOOK.start) * row,
+        }
     }
 
     /// Writes the rows that name lanes: those of the tensors at once, so that all go by the new ones or none.

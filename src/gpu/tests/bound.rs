@@ -4,11 +4,12 @@ use naga::{AddressSpace, StorageAccess, TypeInner};
 
 use super::*;
 use crate::gpu::change::{row_moves, row_starts};
-use crate::gpu::device::pipelines::{Bindings, Kind};
-use crate::gpu::step::{bindings, by_line, keep, sums, tables};
+use crate::gpu::device::pipelines::{Bindings, Kind, layout_of};
+use crate::gpu::step::{keep, kernels};
+use crate::plan::Pass;
 use crate::plan::layout::BUNDLE_ARRAYS;
-use crate::shader::ByLine;
-use crate::storage::StateFormat;
+use crate::storage::{StateFormat, StorageConfig};
+use crate::tensor::TensorSpec;
 
 /// Bindings of one group of a module, in order.
 fn bound(module: &naga::Module, group: u32) -> Bindings {
@@ -34,135 +35,87 @@ fn groups(module: &naga::Module) -> usize {
     bindings.map(|b| b.group as usize + 1).max().unwrap_or(0)
 }
 
+/// Plans in which every pass and every table is asked for somewhere.
+fn plans() -> Vec<Plan> {
+    let mut plans = Vec::new();
+    for rule in rules::all() {
+        plans.push(Plan::new(&OptimizerConfig::from_boxed(rule.boxed()), &[]).unwrap());
+        plans.push(full(rule.as_ref()));
+        plans.push(full_by_line(rule.as_ref()));
+    }
+    let adamw = OptimizerConfig::new(rules::AdamW::default());
+    plans.push(Plan::new(&adamw.clone().clip_global_norm(1.0), &[]).unwrap());
+    let q8 = StorageConfig { state: StateFormat::Q8, ..StorageConfig::default() };
+    for clip_adaptive in [None, Some(0.1)] {
+        let gradient = GradientConfig { clip_adaptive, ..plain() };
+        plans.push(Plan::new(&adamw.clone().storage(q8.clone()).gradient(gradient.clone()), &[]).unwrap());
+        // With matrices, whose mean square is kept by rows and columns.
+        let adafactor = OptimizerConfig::new(rules::Adafactor::default()).gradient(gradient);
+        plans.push(Plan::new(&adafactor, &[TensorSpec::new("m", [8, 8])]).unwrap());
+    }
+    plans
+}
+
+/// Calls `check` with every kernel of a pass, what it binds, and the layouts of its groups.
+fn each_kernel(mut check: impl FnMut(Pass, Access, &Kernel, &[Bindings])) {
+    for plan in plans() {
+        for code in &plan.variants {
+            for pass in kernels::passes(&plan, true) {
+                if !shader::goes_by_span(pass) {
+                    let kernel = shader::of_pass(pass, &plan, code, Access::default());
+                    check(pass, Access::default(), &kernel, &[layout_of(&kernel.tables)]);
+                }
+                for access in accesses().filter(|_| kernels::has_kernel(pass, code)) {
+                    // What goes by lines is not bundled.
+                    if access.bundle.is_some() && plan.by_line() {
+                        continue;
+                    }
+                    let kernel = shader::of_pass(pass, &plan, code, access);
+                    let span = kernels::span_layout(pass, &plan, code, access);
+                    check(pass, access, &kernel, &[layout_of(&kernel.tables), span]);
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn kernels_bind_what_the_layouts_declare() {
-    for access in accesses() {
-        let scan = module(&shader::scan(&variant(&rules::AdamW::default()), &plain(), access));
-        assert_eq!(groups(&scan), 2);
-        assert_eq!(bound(&scan, 0), bindings::scan_bindings(access.bundle, false));
-        assert_eq!(bound(&scan, 1), tables::find_bindings());
-        let clips = GradientConfig { clip_global_norm: Some(1.0), ..plain() };
-        let scan = module(&shader::scan(&variant(&rules::AdamW::default()), &clips, access));
-        assert_eq!(bound(&scan, 1), tables::scan_bindings());
-    }
-    let prepare = prepare();
-    assert_eq!(groups(&prepare), 1);
-    assert_eq!(bound(&prepare, 0), tables::prepare_bindings());
-    assert_eq!(bound(&module(&shader::sum_groups()), 0), sums::group_bindings());
-    assert_eq!(bound(&module(&shader::sum_tensors(0)), 0), sums::tensor_bindings());
+    let mut passes = std::collections::BTreeSet::new();
+    each_kernel(|pass, access, kernel, layouts| {
+        let module = module(kernel);
+        assert!(groups(&module) <= layouts.len(), "{pass:?} {access:?}");
+        assert_eq!(bound(&module, 0), layouts[0], "{pass:?} {access:?}");
+        // Kernels of a span share one group.
+        let span = bound(&module, 1);
+        assert!(span.iter().all(|binding| layouts[1..].concat().contains(binding)), "{pass:?} {access:?}: {span:?}");
+        if matches!(pass, Pass::Scan | Pass::Watch | Pass::Update) {
+            assert_eq!(span.len(), layouts[1].len(), "{pass:?} {access:?}");
+        }
+        passes.insert(format!("{pass:?}"));
+    });
+    // Every pass was met: five sums by two kernels, an exchange and back.
+    assert_eq!(passes.len(), 16 + 2 * 5 + 1, "{passes:?}");
     assert_eq!(bound(&module(&shader::rows()), 0), row_moves::rows_bindings());
     assert_eq!(bound(&module(&shader::start_rows()), 0), row_starts::start_bindings());
     assert_eq!(bound(&module(&shader::keep()), 0), keep::keep_bindings());
     assert_eq!(bound(&module(&shader::turn()), 0), keep::turn_bindings());
-    // With and without state: every rule as it is, and sgd, which keeps none.
-    assert!(rules::all().iter().any(|r| variant(r.as_ref()).kept_count() == 0));
-    for rule in rules::all() {
-        let code = variant(rule.as_ref());
-        for access in accesses() {
-            let update = update(rule.as_ref(), access);
-            assert_eq!(groups(&update), 2);
-            assert_eq!(
-                bound(&update, 0),
-                bindings::update_bindings(access, code.kept_count() > 0, false),
-                "{access:?}"
-            );
-            assert_eq!(bound(&update, 1), tables::update_bindings(false));
-        }
-        // With everything on, the kernels of a span share the update's group.
-        for (plan, by_line) in [(full(rule.as_ref()), false), (full_by_line(rule.as_ref()), true)] {
-            for code in &plan.variants {
-                accesses().for_each(|access| check_span_kernels(&plan, code, access, by_line || code.factored));
-            }
-        }
-        let plan = full(rule.as_ref());
-        for access in accesses() {
-            let scan = module(&shader::scan(&plan.variants[0], &plan.gradient, access));
-            assert_eq!(bound(&scan, 0), bindings::scan_bindings(access.bundle, true));
-        }
-    }
-}
-
-fn check_span_kernels(plan: &Plan, code: &Variant, access: Access, by_line: bool) {
-    let (gradient, weights) = (&plan.gradient, &plan.weights);
-    let has_codes = code.formats().any(|format| format == StateFormat::Q8);
-    let span = bindings::update_bindings(access, true, has_codes);
-    let mut kernels = vec![
-        (shader::update(code, gradient, weights, access, true), tables::watched_bindings(by_line)),
-        (shader::update(code, gradient, weights, access, false), tables::update_bindings(by_line)),
-        (shader::weigh(code, weights, access), tables::weigh_bindings()),
-        (shader::limit(code, weights, access), tables::limit_bindings()),
-        (shader::average(code, access), tables::update_bindings(false)),
-        (shader::swap(code, access), tables::swap_bindings()),
-    ];
-    if code.measures() {
-        kernels.push((shader::measure(code, gradient, access), tables::measure_bindings(by_line)));
-    }
-    if code.averages() {
-        kernels.push((shader::evaluate(code, gradient, access), tables::evaluate_bindings(by_line)));
-    }
-    for (kernel, tables) in kernels {
-        let module = module(&kernel);
-        assert_eq!(bound(&module, 1), tables, "{}", kernel.entry);
-        assert!(bound(&module, 0).iter().all(|b| span.contains(b)), "{} {access:?}", kernel.entry);
-    }
-}
-
-#[test]
-fn kernels_by_line_bind_what_the_layouts_declare() {
-    for clip_adaptive in [None, Some(0.1)] {
-        for accumulate in [1, 2] {
-            let gradient = GradientConfig { clip_adaptive, accumulate, ..plain() };
-            let accumulates = gradient.accumulates();
-            let clips = clip_adaptive.is_some();
-            for (by, span, values) in [
-                (ByLine::Units, bindings::unit_bindings(accumulates), false),
-                (ByLine::Gradients, bindings::scan_bindings(None, accumulates), clips),
-                (ByLine::Rows, Vec::new(), true),
-            ] {
-                let module = module(&shader::sum_lines(&variant(&rules::AdamW::default()), &gradient, by));
-                assert_eq!(bound(&module, 0), span, "{by:?}");
-                assert_eq!(bound(&module, 1), by_line::sum_bindings(values), "{by:?}");
-            }
-        }
-    }
-    assert_eq!(bound(&module(&shader::fold_lines()), 0), by_line::fold_bindings());
 }
 
 #[test]
 fn every_kernel_leaves_two_of_the_storage_buffers_that_webgpu_promises() {
     let promised = wgpu::Limits::default().max_storage_buffers_per_shader_stage as usize;
     assert_eq!(promised, 8);
-    let mut groups = vec![
-        vec![sums::group_bindings()],
-        vec![sums::tensor_bindings()],
-        vec![tables::prepare_bindings()],
-        vec![bindings::unit_bindings(true), by_line::sum_bindings(false)],
-        vec![bindings::scan_bindings(None, true), by_line::sum_bindings(true)],
-        vec![by_line::fold_bindings()],
-    ];
-    for bundle in [None, BUNDLE] {
-        let update = bindings::update_bindings(Access { clear: true, bundle, ..Access::default() }, true, true);
-        groups.push(vec![bindings::scan_bindings(bundle, true), tables::scan_bindings()]);
-        groups.push(vec![bindings::scan_bindings(bundle, true), tables::find_bindings()]);
-        for tables in [
-            tables::update_bindings(true),
-            tables::watched_bindings(true),
-            tables::measure_bindings(true),
-            tables::evaluate_bindings(true),
-            tables::weigh_bindings(),
-            tables::limit_bindings(),
-            tables::swap_bindings(),
-        ] {
-            groups.push(vec![update.clone(), tables]);
-        }
-    }
-    for bindings in groups {
+    let mut most = 0;
+    each_kernel(|pass, access, _, layouts| {
         // Arrays have a limit of their own.
         let single = |kind: &Kind| matches!(kind, Kind::Read | Kind::Write);
-        let storage = bindings.iter().flatten().filter(|(_, kind)| single(kind)).count();
-        assert!(storage + 2 <= promised, "{bindings:?}");
+        let storage = layouts.iter().flatten().filter(|(_, kind)| single(kind)).count();
+        assert!(storage + 2 <= promised, "{pass:?} {access:?}: {layouts:?}");
         let many = |kind: &Kind| matches!(kind, Kind::ReadMany(_) | Kind::WriteMany(_));
-        let arrays = bindings.iter().flatten().filter(|(_, kind)| many(kind)).count();
-        assert!(arrays <= BUNDLE_ARRAYS as usize, "{bindings:?}");
-    }
+        let arrays = layouts.iter().flatten().filter(|(_, kind)| many(kind)).count();
+        assert!(arrays <= BUNDLE_ARRAYS as usize, "{pass:?} {access:?}: {layouts:?}");
+        most = most.max(storage);
+    });
+    assert_eq!(most, 6);
 }

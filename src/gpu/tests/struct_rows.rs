@@ -9,7 +9,7 @@ use crate::gpu::step::lines;
 use crate::gpu::step::phases::Phase;
 use crate::plan::layout::BLOCK;
 use crate::rule::hyper::MAX_SCALARS;
-use crate::shader::{ByLine, WORKGROUP};
+use crate::shader::{ByLine, Parts, WORKGROUP};
 
 /// A member of a struct: name, byte offset, size, what its numbers are.
 #[derive(Debug, PartialEq)]
@@ -217,19 +217,19 @@ fn rows_equal_the_structs_of_every_kernel() {
     let kernels = [
         shader::scan(code, gradient, access),
         shader::scan(code, gradient, Access { bundle: BUNDLE, ..access }),
-        shader::sum_groups(),
-        shader::sum_tensors(0),
+        shader::sum_groups(Parts::Step),
+        shader::sum_tensors(Parts::Step),
         shader::prepare(&plan),
         shader::measure(code, gradient, access),
         shader::update(code, gradient, weights, access, true),
         shader::weigh(code, weights, access),
         shader::limit(code, weights, access),
         shader::average(code, access),
-        shader::swap(code, access),
+        shader::swap(code, access, false),
         shader::sum_lines(code, gradient, ByLine::Units),
         shader::sum_lines(code, gradient, ByLine::Gradients),
         shader::sum_lines(code, gradient, ByLine::Rows),
-        shader::fold_lines(),
+        shader::fold_lines(ByLine::Rows),
         shader::rows(),
         shader::keep(),
         shader::turn(),
@@ -275,7 +275,7 @@ fn numbers_on_both_sides_are_equal() {
     assert_eq!(size_of::<abi::RatesRow>(), 32);
     // The headers of values by line are read by words, eight a tensor.
     assert_eq!(size_of::<abi::LineHeader>(), 32);
-    let fold = module(&shader::fold_lines());
+    let fold = module(&shader::fold_lines(ByLine::Rows));
     assert_eq!(constant(&fold, "NORM_EPS"), f64::from(NORM_EPS as f32));
     assert_eq!(constant(&fold, "UNIT_EPS"), f64::from(UNIT_EPS as f32));
     for (name, value) in [("UNITS", lines::UNITS), ("AVERAGE", lines::AVERAGE), ("MEAN", lines::MEAN)] {

@@ -1,3 +1,0 @@
-// Values by line, the tensors' headers first.
-
-@group(1) @binding(6) var<storage, read> lines: array<u32>;
