@@ -1,7 +1,7 @@
 //! The declaration of a rule beside its options and its maths.
 
 /// Writes [`Rule`](crate::Rule) for a struct of options that has an `lr`, from what sets it apart. Within, the rule goes by
-/// the name after `as`. Keys stand in this order; those from `constants` to `scaled_by_lr` may be left out, and are then
+/// the name after `as`. Keys stand in this order; those from `constants` to `check` may be left out, and are then
 /// what [`Rule`](crate::Rule) provides.
 ///
 /// `scalars` names a struct and gives its members: it is declared for numbers of any type, as [`hyper!`](crate::hyper!)

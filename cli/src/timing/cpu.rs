@@ -134,7 +134,7 @@ impl Stream {
 #[cfg(test)]
 mod tests {
     use wgpu_optim::rules::{AdamW, Lamb};
-    use wgpu_optim::{OptimizerConfig, Rounding, Rule, StorageConfig};
+    use wgpu_optim::{OptimizerConfig, Rule, StorageConfig, verify};
 
     use super::*;
 
@@ -152,14 +152,7 @@ mod tests {
             subject.stream().unwrap();
             (subject.bytes_moved() as f64 / 8192.0, subject.stream.state.len() * 4 / 8192)
         };
-        let bf16 = StorageConfig {
-            params: Format::Bf16,
-            gradients: Format::Bf16,
-            state: StateFormat::Bf16,
-            rounding: Rounding::Stochastic,
-            ..StorageConfig::default()
-        };
-        let q8 = StorageConfig { state: StateFormat::Q8, ..bf16.clone() };
+        let [_, (_, bf16), .., (_, q8)] = verify::named_storages();
         let (adamw, lamb) = (AdamW::default(), Lamb::default());
         // Gradients twice, parameters in and out, state in and out.
         assert_eq!(bytes(&adamw, StorageConfig::default()), (8.0 + 8.0 + 16.0, 8));
