@@ -25,6 +25,8 @@ override EMA_WARMUP: bool = false;
 
 const NORM_EPS: f32 = 1e-6;
 const MAX_SCALARS: u32 = 12u;
+// Of the step table: the scalars, and what multiplies the decay.
+const ROW_WORDS: u32 = 13u;
 const LARGEST_GAMMA: f32 = 0x1p+60f;
 
 var<workgroup> skip: u32;
@@ -51,9 +53,9 @@ fn decide(total: Partial, misplaced: bool) {
     control.coefficient = scale.mantissa;
 }
 
-// The learning rate of the group whose rates lie there.
-fn scheduled_lr(rates: u32, taken: u32) -> f32 {
-    return held_rate(bitcast<f32>(table[rates]), bitcast<f32>(table[settings.factors_at + taken % settings.factor_rows]));
+// The learning rate of the group whose rates lie there, by the factors that lie there.
+fn scheduled_lr(rates: u32, factors: u32, taken: u32) -> f32 {
+    return held_rate(bitcast<f32>(table[rates]), bitcast<f32>(table[factors + taken % settings.factor_rows]));
 }
 
 // The share of the new weights in their average after the step-th step.
@@ -93,15 +95,12 @@ fn resolve(index: u32, taken: u32) {
     let rows_at = table[4u * index + 2u];
     let rows = table[4u * index + 3u];
     let rates = settings.rates_at + 8u * group;
-    var lr = scheduled_lr(rates, taken);
-    if table[rates + 5u] != 0u {
-        lr = 1.0;
+    let factors = table[rates + 5u];
+    var lr = 1.0;
+    if factors != 0u {
+        lr = scheduled_lr(rates, factors, taken);
     }
     var lane: Lane;
-    lane.lr = lr;
-    lane.coupled = bitcast<f32>(table[rates + 1u]);
-    lane.lr_decoupled = held_rate(lr, bitcast<f32>(table[rates + 2u]));
-    lane.in_ratio = bitcast<f32>(table[rates + 3u]);
     lane.sign = bitcast<f32>(table[rates + 4u]);
     lane.unscale = control.unscale;
     var count = taken;
@@ -111,7 +110,13 @@ fn resolve(index: u32, taken: u32) {
     if EMA {
         lane.ema_weight = ema_weight(count + 1u);
     }
-    let row = rows_at + count % rows * MAX_SCALARS;
+    let row = rows_at + count % rows * ROW_WORDS;
+    // 1, or the decay itself where it has a schedule, and its kind a rate of 1.
+    let decay = bitcast<f32>(table[row + MAX_SCALARS]);
+    lane.lr = lr;
+    lane.coupled = decay * bitcast<f32>(table[rates + 1u]);
+    lane.lr_decoupled = held_rate(lr, decay * bitcast<f32>(table[rates + 2u]));
+    lane.in_ratio = decay * bitcast<f32>(table[rates + 3u]);
     for (var i = 0u; i < MAX_SCALARS; i += 1u) {
         lane.scalars[i] = bitcast<f32>(table[row + i]);
     }
@@ -186,7 +191,7 @@ fn prepare(@builtin(local_invocation_index) thread: u32) {
     }
     if thread == 0u {
         // The rate of [optimizer].lr, which group 0 always has.
-        control.lr = scheduled_lr(settings.rates_at, taken);
+        control.lr = scheduled_lr(settings.rates_at, settings.factors_at, taken);
         count_step(completes, misplaced, taken);
     }
 }

@@ -1,20 +1,24 @@
 //! What the user asks for: a rule, groups, conditioning, a schedule.
 
+use std::collections::BTreeMap;
+
 #[cfg(feature = "serde")]
 use crate::error::Error;
 use crate::error::Result;
 use crate::options::{OptionError, OptionValue, Options, unknown_key};
 use crate::rule::{Reduction, Rule};
 use crate::rules;
-use crate::storage::{Format, Storage, StorageConfig};
+use crate::storage::{Format, StorageConfig};
 
 #[cfg(feature = "serde")]
 mod document;
 mod ema;
 mod glob;
 pub(crate) mod gradient;
+mod group;
 mod health;
 pub(crate) mod loss_scale;
+pub(crate) mod numbers;
 pub mod schedule;
 #[cfg(feature = "serde")]
 mod serialize;
@@ -24,19 +28,14 @@ mod weights;
 pub use ema::EmaConfig;
 pub(crate) use glob::Glob;
 pub use gradient::{GradientConfig, OnNonfinite};
+pub use group::Group;
+pub(crate) use group::{Resolved, THE_REST};
 pub(crate) use health::Due;
 pub use health::HealthConfig;
 pub use loss_scale::{DynamicScale, LossScale};
 pub use schedule::Schedule;
 pub use tables::Difference;
 pub use weights::WeightsConfig;
-
-/// What a group comes to.
-pub(crate) struct Resolved {
-    pub rule: Box<dyn Rule>,
-    pub common: CommonOptions,
-    pub storage: Storage,
-}
 
 /// The whole configuration of an optimizer. With the `serde` feature it is read from any format,
 /// such as TOML, in the shape that `docs/configuration.md` lists, and written in the same.
@@ -64,6 +63,8 @@ pub struct OptimizerConfig {
     pub ema: Option<EmaConfig>,
     /// The learning rate over the steps.
     pub schedule: Schedule,
+    /// Other numbers of the rule over the steps, by their names, see [`OptimizerConfig::option_schedule`].
+    pub schedules: BTreeMap<String, Schedule>,
     /// Options that every rule has.
     pub common: CommonOptions,
     /// How numbers lie in memory.
@@ -78,70 +79,6 @@ crate::options! {
         /// Move only elements whose direction agrees with the gradient in sign, further by
         /// n / (kept + 1) (Liang et al. 2024). For rules that need no norm of their own update.
         pub cautious: bool = false,
-    }
-}
-
-/// Tensors that share options, chosen by name.
-#[derive(Debug, Clone)]
-pub struct Group {
-    /// A glob over whole tensor names, by character: `*` stands for any text, dots and slashes too, `?` for one
-    /// character, `[a-z]` for one of these and `[!a-z]` for one of the others, `{a,b}` for either, and `\` takes the next
-    /// character as it is. A name that is the same text matches, whatever characters are in it.
-    pub pattern: String,
-    /// A rule of its own, with that rule's defaults; `None` takes the optimizer's.
-    pub rule: Option<Box<dyn Rule>>,
-    /// Options that differ from the rule's, in the order given.
-    pub options: Vec<(String, OptionValue)>,
-    /// Its tensors are left alone: they need no gradient and keep no state.
-    pub frozen: bool,
-}
-
-impl Group {
-    /// The tensors whose whole name matches the glob, see [`Group::pattern`].
-    pub fn matching(pattern: impl Into<String>) -> Self {
-        Self { pattern: pattern.into(), rule: None, options: Vec::new(), frozen: false }
-    }
-
-    /// Another value for an option of the rule.
-    pub fn set(mut self, key: impl Into<String>, value: impl Into<OptionValue>) -> Self {
-        self.options.push((key.into(), value.into()));
-        self
-    }
-
-    /// Another rule. Options of the optimizer's rule do not carry over.
-    pub fn rule(mut self, rule: impl Rule + 'static) -> Self {
-        self.rule = Some(Box::new(rule));
-        self
-    }
-
-    /// Leaves the tensors alone.
-    pub fn frozen(mut self) -> Self {
-        self.frozen = true;
-        self
-    }
-
-    fn table(&self) -> String {
-        format!("groups.{:?}", self.pattern)
-    }
-
-    /// The rule, the common options and the storage with the group's own.
-    pub(crate) fn resolve(&self, base: &OptimizerConfig) -> Result<Resolved> {
-        let within = |e: OptionError| e.within(self.table());
-        let mut rule = self.rule.clone().unwrap_or_else(|| base.rule.clone());
-        let mut common = base.common.clone();
-        let is_storage = |key: &str| StorageConfig::GROUP_KEYS.contains(&key);
-        let (storage_options, options): (Vec<_>, Vec<_>) =
-            self.options.iter().cloned().partition(|(key, _)| is_storage(key));
-        let others = [&["match", "rule", "frozen"], &StorageConfig::GROUP_KEYS[..]].concat();
-        for (key, value) in &options {
-            set_option(rule.as_mut(), &mut common, key, value, &others).map_err(within)?;
-        }
-        let mut storage = base.storage.clone();
-        storage.set(&storage_options).map_err(within)?;
-        check_rule(rule.as_ref(), &common).map_err(within)?;
-        storage.check().map_err(within)?;
-        check_average(&storage, base).map_err(within)?;
-        Ok(Resolved { rule, common, storage: storage.resolve() })
     }
 }
 
@@ -161,6 +98,7 @@ impl OptimizerConfig {
             weights: WeightsConfig::default(),
             ema: None,
             schedule: Schedule::default(),
+            schedules: BTreeMap::new(),
             common: CommonOptions::default(),
             storage: StorageConfig::default(),
         }
@@ -211,6 +149,15 @@ impl OptimizerConfig {
         self
     }
 
+    /// Gives a number of the rule a schedule: any numeric option but `lr`, with `beta1`, `beta2` and `beta3` for the members
+    /// of `betas`. It takes the place of the rate in the schedule, `min_lr` and `max_lr` included, and goes by the steps that
+    /// a tensor has taken. It acts where groups have the option from here: not under a rule of their own, nor where they
+    /// set it themselves.
+    pub fn option_schedule(mut self, key: impl Into<String>, schedule: impl Into<Schedule>) -> Self {
+        self.schedules.insert(key.into(), schedule.into());
+        self
+    }
+
     /// Whether everything that does not depend on the tensors can be used.
     ///
     /// # Errors
@@ -219,6 +166,10 @@ impl OptimizerConfig {
         check_rule(self.rule.as_ref(), &self.common).map_err(|e| e.within("optimizer"))?;
         self.storage.check().map_err(|e| e.within("storage"))?;
         check_average(&self.storage, self).map_err(|e| e.within("storage"))?;
+        for (key, schedule) in &self.schedules {
+            numbers::check_schedule(self.rule.as_ref(), key, schedule, "schedules", "optimizer")?;
+        }
+        group::check_names(&self.groups)?;
         for group in &self.groups {
             group.resolve(self)?;
         }
@@ -227,7 +178,7 @@ impl OptimizerConfig {
             ema.check().map_err(|e| e.within("ema"))?;
         }
         self.gradient.check().map_err(|e| e.within("gradient"))?;
-        self.schedule.check_tables(self.rule.lr())
+        self.schedule.check_tables("schedule", "optimizer", self.rule.lr())
     }
 
     /// Whether the schedule has a rule to act on: `rprop` sizes its steps itself, and goes on as if there were none.
@@ -278,6 +229,7 @@ fn set_option(
 fn check_rule(rule: &dyn Rule, common: &CommonOptions) -> Result<(), OptionError> {
     rule.check_ranges()?;
     rule.check()?;
+    group::check_reserved(rule)?;
     if common.cautious && rule.reduction() != Reduction::None {
         let problem = format!("rule {:?} makes its own step and takes no mask", rule.name());
         return Err(OptionError::new("cautious", problem));

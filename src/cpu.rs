@@ -3,6 +3,7 @@
 
 use ndarray::{ArrayD, ArrayViewD, ArrayViewMutD};
 
+mod changing_rates;
 mod evaluation;
 mod health;
 mod lines;
@@ -162,45 +163,6 @@ impl<F: CpuFloat> CpuOptimizer<F> {
         &self.plan
     }
 
-    /// Learning rates and weight decays.
-    pub fn rates(&self) -> &Rates {
-        &self.rates
-    }
-
-    /// Sets `[optimizer].lr`; groups keep their ratio to it.
-    ///
-    /// # Errors
-    /// What [`Rates::set_lr`] refuses.
-    pub fn set_lr(&mut self, lr: f64) -> Result<()> {
-        self.rates.set_lr(lr)
-    }
-
-    /// Tells a `plateau` schedule the loss; it acts on the next step.
-    ///
-    /// # Errors
-    /// The schedule is of another kind.
-    pub fn report_loss(&mut self, loss: f64) -> Result<()> {
-        self.rates.report_loss(loss)
-    }
-
-    /// Sets the learning rate of the group with that glob.
-    ///
-    /// # Errors
-    /// There is no such group, or the rate is negative or not finite.
-    pub fn set_group_lr(&mut self, pattern: &str, lr: f64) -> Result<()> {
-        let group = self.plan.group_named(pattern)?;
-        self.rates.set_group_lr(group, &format!("groups.{pattern:?}"), lr)
-    }
-
-    /// Sets the weight decay of the group with that glob.
-    ///
-    /// # Errors
-    /// There is no such group, its rule has no weight decay, or λ is negative or not finite.
-    pub fn set_group_weight_decay(&mut self, pattern: &str, lambda: f64) -> Result<()> {
-        let group = self.plan.group_named(pattern)?;
-        self.rates.set_group_weight_decay(group, &format!("groups.{pattern:?}"), lambda)
-    }
-
     /// The loss scale for the gradients to come; 1 without one.
     pub fn loss_scale(&self) -> f64 {
         self.loss_scale
@@ -217,7 +179,6 @@ impl<F: CpuFloat> CpuOptimizer<F> {
         given.for_each(|(t, _)| self.fed.feed(t));
         let mut copies = copies(tensors, &self.plan);
         let mut dense = dense(tensors, &mut copies, &mut self.states, &self.plan);
-        let factor = self.rates.factor(self.steps_taken);
         let completes = self.micro_batches + 1 >= self.plan.gradient.accumulate;
         let looks = self.monitor.as_mut().is_some_and(|monitor| monitor.is_due(completes));
         if self.micro_batches == 0 {
@@ -260,7 +221,8 @@ impl<F: CpuFloat> CpuOptimizer<F> {
                         if report.skipped {
                             break;
                         }
-                        let scales = passes::Scales { factor, coefficient: report.clip_coefficient, unscale };
+                        let scales =
+                            passes::Scales { taken: self.steps_taken, coefficient: report.clip_coefficient, unscale };
                         step = passes::prepare(&mut dense, plan, &self.rates, scales, &scan);
                     }
                     Pass::ClipUnits => lines::clip_units(&dense, plan, &mut step),

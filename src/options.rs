@@ -114,6 +114,16 @@ impl OptionValue {
         }
     }
 
+    /// The number, or the list of numbers, that was written so.
+    #[cfg(feature = "checkpoint")]
+    pub(crate) fn from_text(text: &str) -> Option<Self> {
+        let number = |text: &str| text.trim().parse::<f64>().ok();
+        match text.strip_prefix('[').and_then(|text| text.strip_suffix(']')) {
+            Some(list) => list.split(',').map(number).collect::<Option<_>>().map(Self::Numbers),
+            None => text.parse().map_or_else(|_| number(text).map(Self::Number), |whole| Some(Self::whole(whole))),
+        }
+    }
+
     /// The number that it is, rounded if it must be.
     pub(crate) fn number(&self) -> Option<f64> {
         match self {

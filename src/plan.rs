@@ -15,10 +15,12 @@ mod scalars;
 mod slots;
 mod variant;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use crate::config::{CommonOptions, EmaConfig, GradientConfig, OptimizerConfig, Resolved, Schedule, WeightsConfig};
+use crate::config::{
+    CommonOptions, EmaConfig, GradientConfig, Group, OptimizerConfig, Resolved, Schedule, THE_REST, WeightsConfig,
+};
 use crate::error::{Error, Result};
 use crate::lines::{Lines, Matrices};
 use crate::rule::hyper::MAX_SCALARS;
@@ -90,12 +92,22 @@ pub struct PlannedTensor {
 pub struct PlannedGroup {
     /// The glob that chose them; `None` for the rest.
     pub pattern: Option<String>,
+    /// What setters and messages call it in place of the glob.
+    pub name: Option<String>,
     /// The rule with the group's options.
     pub rule: Box<dyn Rule>,
     /// Options that every rule has.
     pub common: CommonOptions,
     /// How its tensors are stored.
     pub storage: Storage,
+    /// What its rate is multiplied with, last of all.
+    pub lr_scale: f64,
+    /// A schedule of its own for its rate.
+    pub schedule: Option<Schedule>,
+    /// Those of its other numbers.
+    pub schedules: BTreeMap<String, Schedule>,
+    /// Whether limits and normalising of norms act on its gradients, and count them.
+    pub clip: bool,
     /// Its code, for vectors and for matrices.
     variants: [usize; 2],
     /// Its tensors are left alone.
@@ -120,12 +132,16 @@ impl Plan {
     fn with(config: &OptimizerConfig, specs: &[TensorSpec], may_be_empty: bool) -> Result<Self> {
         config.check()?;
         let mut variants = Vec::new();
-        let own =
-            Resolved { rule: config.rule.clone(), common: config.common.clone(), storage: config.storage.resolve() };
-        let mut groups = vec![planned_group(None, own, false, config, &mut variants)?];
+        let own = Resolved {
+            rule: config.rule.clone(),
+            common: config.common.clone(),
+            storage: config.storage.resolve(),
+            schedules: config.schedules.clone(),
+        };
+        let mut groups = vec![planned_group(None, own, config, &mut variants)?];
         for group in &config.groups {
             let own = group.resolve(config)?;
-            groups.push(planned_group(Some(group.pattern.clone()), own, group.frozen, config, &mut variants)?);
+            groups.push(planned_group(Some(group), own, config, &mut variants)?);
         }
 
         let mut names = HashMap::with_capacity(specs.len());
@@ -298,22 +314,38 @@ impl Plan {
         self.names.get(name).copied()
     }
 
-    /// The group of that glob.
+    /// The group of that name or glob; `"optimizer"` is the group of the tensors that no other claims.
     ///
     /// # Errors
-    /// [`Error::Group`], listing the globs there are.
-    pub fn group_named(&self, pattern: &str) -> Result<usize> {
-        self.groups.iter().position(|g| g.pattern.as_deref() == Some(pattern)).ok_or_else(|| {
-            let known: Vec<_> = self.groups.iter().filter_map(|g| g.pattern.as_deref()).collect();
-            Error::Group { pattern: pattern.to_owned(), problem: format!("no such group; there are {known:?}") }
+    /// [`Error::Group`], listing the groups there are.
+    pub fn group_named(&self, label: &str) -> Result<usize> {
+        let place = |is: &dyn Fn(&PlannedGroup) -> bool| self.groups.iter().position(is);
+        let found =
+            place(&|g| g.name.as_deref() == Some(label)).or_else(|| place(&|g| g.pattern.as_deref() == Some(label)));
+        found.or_else(|| (label == THE_REST).then_some(0)).ok_or_else(|| {
+            let known: Vec<_> = self.groups.iter().filter_map(PlannedGroup::label).collect();
+            Error::Group { pattern: label.to_owned(), problem: format!("no such group; there are {known:?}") }
         })
     }
 }
 
+impl Plan {
+    /// What messages call a group's table.
+    pub(crate) fn table_of(&self, group: usize) -> String {
+        self.groups[group].label().map_or(THE_REST.to_owned(), |label| format!("groups.{label:?}"))
+    }
+}
+
+impl PlannedGroup {
+    /// What it is called: its name, else its glob; `None` for the rest.
+    pub fn label(&self) -> Option<&str> {
+        self.name.as_deref().or(self.pattern.as_deref())
+    }
+}
+
 fn planned_group(
-    pattern: Option<String>,
-    Resolved { rule, common, storage }: Resolved,
-    frozen: bool,
+    group: Option<&Group>,
+    Resolved { rule, common, storage, schedules }: Resolved,
     config: &OptimizerConfig,
     variants: &mut Vec<Variant>,
 ) -> Result<PlannedGroup> {
@@ -334,7 +366,19 @@ fn planned_group(
         variant_of(code, config, variants)
     };
     let variants = [code(false), code(factors(rule.as_ref()))];
-    Ok(PlannedGroup { pattern, rule, common, storage, variants, frozen })
+    Ok(PlannedGroup {
+        pattern: group.map(|group| group.pattern.clone()),
+        name: group.and_then(|group| group.name.clone()),
+        rule,
+        common,
+        storage,
+        lr_scale: group.map_or(1.0, |group| group.lr_scale),
+        schedule: group.and_then(|group| group.schedule.clone()),
+        schedules,
+        clip: group.is_none_or(|group| group.clip),
+        variants,
+        frozen: group.is_some_and(|group| group.frozen),
+    })
 }
 
 /// State is known by tensor and slot, so names must differ among each other and from the engine's own.

@@ -206,7 +206,9 @@ pub trait Rule: Options + CpuKernel + std::fmt::Debug + Send + Sync {
     fn scalar_names(&self) -> &'static [&'static str];
 
     /// The scalars of the step that is the `step`-th a tensor takes, from 1, in f64: WGSL's `pow`
-    /// is not precise enough for a bias correction. `lr` is the learning rate of the rule's group, before the schedule.
+    /// is not precise enough for a bias correction. `lr` is the learning rate of the
+    /// rule's group in that step, if [`Rule::scalars_use_lr`] says that it counts. The options `lr` and `weight_decay` may
+    /// have changed since, and have no part in scalars.
     fn scalars(&self, step: u64, lr: f64) -> Scalars;
 
     /// Whether the scalars depend on the learning rate. Where they do not, groups of any rates share them.

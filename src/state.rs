@@ -11,7 +11,7 @@ pub use checkpoint::{Checkpoint, TensorParams};
 pub use health::{Health, TensorHealth, Verdict};
 pub use report::Report;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::config::loss_scale::{self, SavedScale};
 use crate::config::schedule::PlateauState;
@@ -20,7 +20,7 @@ use crate::options::range::NON_NEGATIVE;
 #[cfg(feature = "checkpoint")]
 use crate::plan::ACCUMULATOR;
 use crate::plan::Plan;
-use crate::plan::rates::RatesState;
+use crate::plan::rates::{RatesState, Saved};
 use crate::storage::{Q8_BLOCK, SlotStorage, StateFormat};
 
 /// State of a whole optimizer, as saved and as moved between backends.
@@ -45,8 +45,10 @@ pub struct OptimizerState<F = f32> {
     /// The configuration that it was made under, as [`OptimizerConfig::to_toml`](crate::config::OptimizerConfig::to_toml)
     /// writes it, where that is known. It is there to be compared, and does not decide how the state is loaded.
     pub config: Option<String>,
-    /// Rates that were set at run time; `None` where all are as configured.
+    /// Rates and other numbers that were set at run time; `None` where all are as configured.
     pub rates: Option<RatesState>,
+    /// What `plateau` schedules of groups remember, by the groups' names or globs.
+    pub group_plateaus: BTreeMap<String, PlateauState>,
     /// Whether the moving average lay in the parameters' place, and so the weights to train with in slot `ema`. Such a
     /// state can be looked at, and neither saved nor loaded: with the parameters beside it nothing would tell which is
     /// which.
@@ -117,6 +119,7 @@ impl<F> Default for OptimizerState<F> {
             plateau: PlateauState::default(),
             config: None,
             rates: None,
+            group_plateaus: BTreeMap::new(),
             swapped: false,
             tensors: Vec::new(),
         }
@@ -131,6 +134,17 @@ impl<F> OptimizerState<F> {
     #[cfg(feature = "checkpoint")]
     pub(crate) fn check_unswapped(&self) -> Result<()> {
         Error::of_state(self.swapped.then(|| SWAPPED.to_owned()).into_iter().collect())
+    }
+
+    /// What rates go on from.
+    pub(crate) fn saved_rates(&self) -> Saved {
+        Saved { set: self.rates.clone(), plateau: self.plateau, group_plateaus: self.group_plateaus.clone() }
+    }
+
+    /// Takes what rates go on from.
+    pub(crate) fn with_rates(self, saved: Saved) -> Self {
+        let Saved { set, plateau, group_plateaus } = saved;
+        Self { rates: set, plateau, group_plateaus, ..self }
     }
 
     /// The tensors by name.
@@ -160,6 +174,7 @@ impl<F> OptimizerState<F> {
             plateau: self.plateau,
             config: self.config.clone(),
             rates: self.rates.clone(),
+            group_plateaus: self.group_plateaus.clone(),
             swapped: self.swapped,
             tensors: tensors.collect(),
         }
@@ -228,11 +243,13 @@ impl<F> OptimizerState<F> {
         if plan.gradient.loss_scale.is_some() && !loss_scale::RANGE.contains(&self.loss_scale) {
             problems.push(format!("it has a loss scale of {}, must be from 2^-64 to 2^64", self.loss_scale));
         }
-        if !(0.0..=1.0).contains(&self.plateau.factor) {
-            problems.push(format!("it has a plateau factor of {:?}, must be from 0 to 1", self.plateau.factor));
-        }
-        if self.plateau.best.is_some_and(f64::is_nan) {
-            problems.push("its plateau's best figure is NaN".to_owned());
+        for plateau in std::iter::once(&self.plateau).chain(self.group_plateaus.values()) {
+            if !(0.0..=1.0).contains(&plateau.factor) {
+                problems.push(format!("it has a plateau factor of {:?}, must be from 0 to 1", plateau.factor));
+            }
+            if plateau.best.is_some_and(f64::is_nan) {
+                problems.push("its plateau's best figure is NaN".to_owned());
+            }
         }
         problems.extend(plan.ema.as_ref().and_then(|ema| ema.problem_after(self.ema_interval, self.steps_taken)));
         if let Some(rates) = &self.rates {
@@ -247,15 +264,17 @@ fn problems_of_rates(rates: &RatesState, plan: &Plan) -> Vec<String> {
         groups.map(|p| p.unwrap_or("all others").to_owned()).collect::<Vec<_>>()
     };
     let saved = patterns(&mut rates.groups.iter().map(|g| g.pattern.as_deref()));
-    let planned = patterns(&mut plan.groups.iter().map(|g| g.pattern.as_deref()));
+    let planned = patterns(&mut plan.groups.iter().map(|g| g.label()));
     if saved != planned {
         return vec![format!("rates were set at run time for groups {saved:?}, and there are {planned:?}")];
     }
     let numbers = rates.groups.iter().flat_map(|g| [("lr", g.lr), ("weight_decay", g.weight_decay)]);
     let rates_set = numbers.chain([("lr", rates.lr)]).map(|(key, value)| NON_NEGATIVE.check(key, value));
     let checked = rates_set.map(|checked| checked.map_err(|e| e.to_string()));
-    let of_schedule = plan.schedule.check_tables(rates.lr).map_err(|e| e.to_string());
-    let problems = checked.chain([of_schedule]).filter_map(Result::err);
+    let of_schedule = plan.schedule.check_tables("schedule", "optimizer", rates.lr).map_err(|e| e.to_string());
+    let of_groups = rates.groups.iter().zip(&plan.groups).map(|(state, group)| state.check(group));
+    let of_groups = of_groups.map(|checked| checked.map_err(|e| e.to_string()));
+    let problems = checked.chain([of_schedule]).chain(of_groups).filter_map(Result::err);
     let ratios = rates.groups.iter().filter_map(|g| g.ratio).filter(|ratio| !(0.0..=f64::MAX).contains(ratio));
     let ratios = ratios.map(|ratio| format!("ratio: must be a finite number, at least 0, got {ratio:?}"));
     problems.chain(ratios).map(|problem| format!("rates set at run time: {problem}")).collect()

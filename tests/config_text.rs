@@ -4,7 +4,7 @@
 
 use proptest::prelude::*;
 use wgpu_optim::rules::{self, AdamW, Sgd};
-use wgpu_optim::schedule::{Kind, OneCycle, Plateau};
+use wgpu_optim::schedule::{Constant, Cosine, Geometric, Kind, Linear, OneCycle, Plateau};
 use wgpu_optim::storage::{Format, Master, Rounding, StateFormat};
 use wgpu_optim::verify::variations;
 use wgpu_optim::{
@@ -236,5 +236,102 @@ proptest! {
             config.storage.seed = seed;
             comes_back(&config);
         }
+    }
+}
+
+/// Everything about groups' names, scales and schedules goes out as it came in.
+#[test]
+fn names_scales_and_schedules_come_back() {
+    let text = r#"
+        [optimizer]
+        rule = "adamw"
+
+        [[groups]]
+        match = "*.bias"
+        name = "no decay"
+        weight_decay = 0
+        clip = false
+        lr_scale = 0.1
+
+        [groups.schedule]
+        kind = "cosine"
+        total_steps = 10
+        min_lr = 1e-5
+
+        [[groups.schedule.then]]
+        after = 20
+        kind = "constant"
+
+        [groups.schedules.beta1]
+        kind = "linear"
+        total_steps = 10
+        end_factor = 0.5
+
+        [[groups]]
+        match = "head"
+        state = "q8"
+
+        [schedules.weight_decay]
+        kind = "cosine"
+        total_steps = 10
+        min_value = 1e-3
+        warmup_steps = 2
+
+        [[schedules.weight_decay.then]]
+        after = 7
+        kind = "geometric"
+        total_steps = 5
+        min_value = 1e-4
+    "#;
+    let config: OptimizerConfig = toml::from_str(text).unwrap();
+    comes_back(&config);
+    let group = &config.groups[0];
+    assert_eq!((group.name.as_deref(), group.clip, group.lr_scale), (Some("no decay"), false, 0.1));
+    assert_eq!(group.schedule.as_ref().unwrap().then.len(), 1);
+    assert!(group.schedules.contains_key("beta1") && config.schedules.contains_key("weight_decay"));
+    let written = config.to_toml();
+    assert!(written.contains("min_value = ") && written.contains("[[schedules.weight_decay.then]]"), "{written}");
+    // The same in Rust.
+    let decay = Schedule::from(Cosine { total_steps: 10, min_lr: 1e-3 }).with_warmup(2);
+    let built = OptimizerConfig::new(AdamW::default())
+        .option_schedule("weight_decay", decay.then(7, Geometric { total_steps: 5, min_lr: 1e-4 }))
+        .group(
+            Group::matching("*.bias")
+                .named("no decay")
+                .set("weight_decay", 0.0)
+                .unclipped()
+                .lr_scale(0.1)
+                .schedule(Schedule::from(Cosine { total_steps: 10, min_lr: 1e-5 }).then(20, Constant {}))
+                .option_schedule("beta1", Linear { total_steps: 10, end_factor: 0.5 }),
+        )
+        .group(Group::matching("head").set("state", "q8"));
+    assert_eq!(config.differences(&built), []);
+    let mut other = built.clone();
+    other.groups[0].schedule = None;
+    other.schedules.clear();
+    let keys: Vec<_> = built.differences(&other).into_iter().map(|difference| difference.key).collect();
+    assert!(keys.contains(&"groups[0].schedule.kind".to_owned()), "{keys:?}");
+    assert!(keys.contains(&"schedules.weight_decay.min_value".to_owned()), "{keys:?}");
+    for (wrong, words) in [
+        (
+            "[optimizer]\nrule = \"adamw\"\n[schedules.eps]\nkind = \"cosine\"\ntotal_steps = 5\nmin_lr = 1",
+            "allowed are total_steps, min_value",
+        ),
+        ("[optimizer]\nrule = \"adamw\"\n[schedules.eps]\nmin_value = 1", "schedules.eps.kind: is missing"),
+        (
+            "[optimizer]\nrule = \"adamw\"\n[[groups]]\nmatch = \"a\"\nlr_scale = \"x\"",
+            "groups.\"a\".lr_scale: expected a number",
+        ),
+        (
+            "[optimizer]\nrule = \"adamw\"\n[[groups]]\nmatch = \"a\"\nclip = 1",
+            "groups.\"a\".clip: expected true or false",
+        ),
+        (
+            "[optimizer]\nrule = \"adamw\"\n[[groups]]\nmatch = \"a\"\n[groups.schedule]\nkind = \"wave\"",
+            "groups.\"a\".schedule.kind: unknown kind",
+        ),
+    ] {
+        let error = toml::from_str::<OptimizerConfig>(wrong).unwrap_err().to_string();
+        assert!(error.contains(words), "{error:?} does not say {words:?}");
     }
 }

@@ -341,7 +341,13 @@ proptest! {
         let (factor, best, bad_reports, cooldown) = plateau;
         state.plateau = PlateauState { factor, best, bad_reports, cooldown };
         let patterns = [None, Some("b".to_owned())].into_iter();
-        let group = |(pattern, (lr, weight_decay, ratio))| GroupState { pattern, lr, weight_decay, ratio };
+        let group = |(pattern, (lr, weight_decay, ratio))| GroupState {
+            pattern,
+            lr,
+            weight_decay,
+            ratio,
+            options: Default::default(),
+        };
         state.rates = Some(RatesState { lr, groups: patterns.zip(groups).map(group).collect() });
         let mut slots = slots.into_iter();
         for (tensor, sum) in state.tensors.iter_mut().zip(sums) {

@@ -182,7 +182,7 @@ fn schedules_follow_one_another_as_pytorchs() {
         (
             "[schedule]",
             "[[groups]]\n        match = \"*\"\n        rate = 1\n        [schedule]",
-            "cautious, match, rule, frozen, params",
+            "cautious, match, rule, frozen, name, clip, lr_scale, schedule, schedules, params",
         ),
         ("kind = \"cosine\"\n        total_steps = 5", "kind = \"plateau\"", "stands alone"),
     ] {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Deserializer, de};
 
 use super::ema::EmaConfig;
+use super::numbers::value_key;
 use super::schedule::{Kind, Schedule};
 use super::{Group, OptimizerConfig, set_all, set_option};
 use crate::error::Result;
@@ -18,7 +19,7 @@ type Table = BTreeMap<String, OptionValue>;
 struct Document {
     optimizer: Table,
     #[serde(default)]
-    groups: Vec<Table>,
+    groups: Vec<GroupTable>,
     #[serde(default)]
     gradient: Table,
     #[serde(default)]
@@ -27,7 +28,19 @@ struct Document {
     #[serde(default)]
     schedule: ScheduleTable,
     #[serde(default)]
+    schedules: BTreeMap<String, ScheduleTable>,
+    #[serde(default)]
     storage: Table,
+}
+
+/// A group, with its schedules.
+#[derive(Deserialize)]
+struct GroupTable {
+    schedule: Option<ScheduleTable>,
+    #[serde(default)]
+    schedules: BTreeMap<String, ScheduleTable>,
+    #[serde(flatten)]
+    own: Table,
 }
 
 /// A schedule and, in `then`, those that follow.
@@ -63,43 +76,64 @@ impl Document {
             set_all("ema", ema, table)?;
         }
         set_all("storage", &mut config.storage, &self.storage)?;
-        config.schedule = sequence(self.schedule)?;
+        config.schedule = sequence(self.schedule, "schedule", of_rates)?;
+        config.schedules = option_schedules(self.schedules, "schedules")?;
         config.check()?;
         Ok(config)
     }
 }
 
-fn group(mut table: Table) -> Result<Group> {
+fn group(GroupTable { schedule, schedules, own: mut table }: GroupTable) -> Result<Group> {
     let pattern = take::<String>(&mut table, "match")
         .map_err(|e| e.within("groups"))?
         .ok_or_else(|| OptionError::new("match", "is missing: a glob over tensor names").within("groups"))?;
     let mut group = Group::matching(pattern);
     let within = |e: OptionError, group: &Group| e.within(group.table());
+    group.name = take(&mut table, "name").map_err(|e| within(e, &group))?;
     if let Some(name) = take::<String>(&mut table, "rule").map_err(|e| within(e, &group))? {
         group.rule = Some(rules::by_name(&name)?);
     }
     group.frozen = take(&mut table, "frozen").map_err(|e| within(e, &group))?.unwrap_or(false);
+    group.clip = take(&mut table, "clip").map_err(|e| within(e, &group))?.unwrap_or(true);
+    group.lr_scale = take(&mut table, "lr_scale").map_err(|e| within(e, &group))?.unwrap_or(1.0);
+    let name = group.table();
+    group.schedule = schedule.map(|table| sequence(table, &format!("{name}.schedule"), of_rates)).transpose()?;
+    group.schedules = option_schedules(schedules, &format!("{name}.schedules"))?;
     group.options = table.into_iter().collect();
     Ok(group)
 }
 
-fn sequence(ScheduleTable { then, own }: ScheduleTable) -> Result<Schedule> {
+fn option_schedules(tables: BTreeMap<String, ScheduleTable>, within: &str) -> Result<BTreeMap<String, Schedule>> {
+    let one = |(key, table): (String, ScheduleTable)| {
+        let schedule = sequence(table, &format!("{within}.{key}"), value_key)?;
+        Ok((key, schedule))
+    };
+    tables.into_iter().map(one).collect()
+}
+
+/// What a key of a schedule of rates is called.
+fn of_rates(key: &str) -> String {
+    key.to_owned()
+}
+
+/// A schedule from its tables, whose keys are `called` so.
+fn sequence(ScheduleTable { then, own }: ScheduleTable, table: &str, called: fn(&str) -> String) -> Result<Schedule> {
     if own.is_empty() && then.is_empty() {
         return Ok(Schedule::default());
     }
-    let mut whole = schedule(own, "schedule", "then")?;
-    for (number, mut table) in then.into_iter().enumerate() {
-        let name = format!("schedule.then[{number}]");
-        let after = take::<u64>(&mut table, "after")
+    let mut whole = schedule(own, table, "then", called)?;
+    for (number, mut next) in then.into_iter().enumerate() {
+        let name = format!("{table}.then[{number}]");
+        let after = take::<u64>(&mut next, "after")
             .map_err(|e| e.within(&name))?
             .ok_or_else(|| OptionError::new("after", "is missing: steps of the one before").within(&name))?;
-        whole = whole.then(after, schedule(table, &name, "after")?);
+        whole = whole.then(after, schedule(next, &name, "after", called)?);
     }
     Ok(whole)
 }
 
 /// The schedule of a table, which may have one `other` key than a schedule's own.
-fn schedule(mut table: Table, within: &str, other: &'static str) -> Result<Schedule> {
+fn schedule(mut table: Table, within: &str, other: &'static str, called: fn(&str) -> String) -> Result<Schedule> {
     let within = |e: OptionError| e.within(within);
     let allowed = || format!("allowed are {}", Kind::NAMES.join(", "));
     let name = take::<String>(&mut table, "kind")
@@ -108,13 +142,15 @@ fn schedule(mut table: Table, within: &str, other: &'static str) -> Result<Sched
     let kind = Kind::by_name(&name)
         .ok_or_else(|| within(OptionError::new("kind", format!("unknown kind {name:?}; {}", allowed()))))?;
     let mut schedule = Schedule { kind, warmup_steps: 0, then: Vec::new() };
-    let mut known = schedule.keys();
+    let known = schedule.keys();
     for (key, value) in &table {
-        if !known.contains(&key.as_str()) {
-            known.extend(["kind", other]);
+        let Some(own) = known.iter().find(|own| called(own) == *key) else {
+            let mut known: Vec<_> = known.iter().map(|own| called(own)).collect();
+            known.extend(["kind", other].map(str::to_owned));
+            let known: Vec<_> = known.iter().map(String::as_str).collect();
             return Err(within(OptionError::new(key, unknown_key(&known))));
-        }
-        schedule.set_option(key, value).map_err(within)?;
+        };
+        schedule.set_option(own, value).map_err(|e| within(OptionError::new(&called(&e.key), e.problem)))?;
     }
     Ok(schedule)
 }

@@ -242,10 +242,10 @@ impl Schedule {
     /// The first that cannot, and what is allowed.
     pub fn check(&self, lr: f64) -> Result<(), OptionError> {
         self.check_options()?;
-        self.pieces().try_for_each(|kind| kind.check_lr(lr))
+        self.check_lr(lr)
     }
 
-    fn check_options(&self) -> Result<(), OptionError> {
+    pub(crate) fn check_options(&self) -> Result<(), OptionError> {
         self.kind.check(self.warmup_steps)?;
         let watches = |kind: &Kind| matches!(kind, Kind::Plateau(_));
         if !self.then.is_empty() && self.pieces().any(watches) {
@@ -262,10 +262,39 @@ impl Schedule {
         Ok(())
     }
 
-    /// [`Schedule::check`], with the table that the key stands in: the rate is that of `[optimizer]`.
-    pub(crate) fn check_tables(&self, lr: f64) -> crate::error::Result<()> {
-        self.check_options().map_err(|e| e.within("schedule"))?;
-        self.pieces().try_for_each(|kind| kind.check_lr(lr)).map_err(|e| e.within("optimizer"))
+    /// [`Schedule::check`], with the tables that the schedule and the rate that it starts from stand in.
+    pub(crate) fn check_tables(&self, table: &str, lr_table: &str, lr: f64) -> crate::error::Result<()> {
+        self.check_options().map_err(|e| e.within(table))?;
+        self.check_lr(lr).map_err(|e| e.within(lr_table))
+    }
+
+    /// Whether it can start from a rate.
+    pub(crate) fn check_lr(&self, lr: f64) -> Result<(), OptionError> {
+        self.pieces().try_for_each(|kind| kind.check_lr(lr))
+    }
+
+    /// Steps among which it takes its extreme values: where pieces and their parts begin and end, some between, and far on.
+    pub(crate) fn corners(&self) -> Vec<u64> {
+        const BETWEEN: u64 = 64;
+        let mut all = vec![0, 1 << 20, 1 << 31];
+        let mut start = 0u64;
+        let mut piece = |start: u64, kind: &Kind, warmup: u64, end: Option<u64>| {
+            let last = end.unwrap_or_else(|| kind.steps(warmup));
+            let inside = (0..=BETWEEN).map(|i| (last as u128 * i as u128 / BETWEEN as u128) as u64);
+            let near = [warmup.saturating_sub(1), warmup, warmup + 1, last.saturating_sub(1)];
+            let allowed = near.into_iter().chain(inside).filter(|t| *t <= last || end.is_none());
+            all.extend(allowed.map(|t| start.saturating_add(t)));
+        };
+        let ends = self.then.iter().map(|then| Some(then.after.saturating_sub(1))).chain([None]);
+        let firsts = std::iter::once((&self.kind, self.warmup_steps));
+        let pieces = firsts.chain(self.then.iter().map(|then| (&then.kind, then.warmup_steps)));
+        for ((kind, warmup), end) in pieces.zip(ends) {
+            piece(start, kind, warmup, end);
+            start = start.saturating_add(end.map_or(0, |end| end + 1));
+        }
+        all.sort_unstable();
+        all.dedup();
+        all
     }
 
     /// Whether the base rate can be set while it runs: `one_cycle` has rates of its own.

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use super::schedule::{Kind, Then};
+use super::numbers::value_key;
+use super::schedule::{Kind, Schedule, Then};
 use super::{Group, OptimizerConfig};
 use crate::options::{OptionField, OptionValue, Options};
 
@@ -16,12 +17,28 @@ pub(super) struct Table(pub Vec<(String, OptionValue)>);
 #[derive(Debug)]
 pub(super) struct Tables {
     pub optimizer: Table,
-    pub groups: Vec<Table>,
+    pub groups: Vec<GroupTables>,
     pub gradient: Table,
     pub weights: Table,
     pub ema: Option<Table>,
     pub storage: Table,
-    pub schedule: Table,
+    pub schedule: Sequence,
+    /// Of other numbers than the rate.
+    pub schedules: Vec<(String, Sequence)>,
+}
+
+/// A group's own table and those of its schedules.
+#[derive(Debug)]
+pub(super) struct GroupTables {
+    pub own: Table,
+    pub schedule: Option<Sequence>,
+    pub schedules: Vec<(String, Sequence)>,
+}
+
+/// A schedule, and those that take over from it.
+#[derive(Debug)]
+pub(super) struct Sequence {
+    pub first: Table,
     pub then: Vec<Table>,
 }
 
@@ -48,18 +65,25 @@ impl OptimizerConfig {
     /// The configuration as TOML, in full and in one order of tables and keys. What reads it gets an equal
     /// configuration, unless a rule is from another crate: it stands there by its name.
     pub fn to_toml(&self) -> String {
-        let Tables { optimizer, groups, gradient, weights, ema, storage, schedule, then } = Tables::of(self);
+        let Tables { optimizer, groups, gradient, weights, ema, storage, schedule, schedules } = Tables::of(self);
         let mut text = String::new();
+        let option_schedules = |schedules: &[(String, Sequence)], within: &str, text: &mut String| {
+            schedules.iter().for_each(|(key, own)| own.write(&format!("{within}.{}", bare(key)), text));
+        };
         optimizer.write("[optimizer]", &mut text);
-        groups.iter().for_each(|group| group.write("[[groups]]", &mut text));
+        for group in &groups {
+            group.own.write("[[groups]]", &mut text);
+            group.schedule.iter().for_each(|own| own.write("groups.schedule", &mut text));
+            option_schedules(&group.schedules, "groups.schedules", &mut text);
+        }
         gradient.write("[gradient]", &mut text);
         if !weights.0.is_empty() {
             weights.write("[weights]", &mut text);
         }
         ema.iter().for_each(|ema| ema.write("[ema]", &mut text));
         storage.write("[storage]", &mut text);
-        schedule.write("[schedule]", &mut text);
-        then.iter().for_each(|then| then.write("[[schedule.then]]", &mut text));
+        schedule.write("schedule", &mut text);
+        option_schedules(&schedules, "schedules", &mut text);
         text
     }
 
@@ -90,41 +114,38 @@ impl OptimizerConfig {
 
 impl Tables {
     pub fn of(config: &OptimizerConfig) -> Self {
-        let OptimizerConfig { rule, groups, gradient, weights, ema, schedule, common, storage } = config;
+        let OptimizerConfig { rule, groups, gradient, weights, ema, schedule, schedules, common, storage } = config;
         let mut optimizer = Table::default();
         optimizer.add("rule", OptionValue::from(rule.name()));
         optimizer.add_all(rule.options());
         optimizer.add_all(common.options());
         let table = |options: &dyn Options| Table::default().with(options.options());
-        let following = |then: &Then| {
-            let mut table = Table::default();
-            table.0.extend(then.after.to_value().map(|after| ("after".to_owned(), after)));
-            table.add_schedule(&then.kind, then.warmup_steps);
-            table.in_order()
-        };
-        let mut first = Table::default();
-        first.add_schedule(&schedule.kind, schedule.warmup_steps);
         Self {
             optimizer: optimizer.in_order(),
-            groups: groups.iter().map(Table::of_group).collect(),
+            groups: groups.iter().map(GroupTables::of).collect(),
             gradient: table(gradient),
             weights: table(weights),
             ema: ema.as_ref().map(|ema| table(ema)),
             storage: table(storage),
-            schedule: first.in_order(),
-            then: schedule.then.iter().map(following).collect(),
+            schedule: Sequence::of(schedule, str::to_owned),
+            schedules: Sequence::all(schedules),
         }
     }
 
     /// Every value under its whole key.
     fn entries(&self) -> Vec<(String, String)> {
-        let Self { optimizer, groups, gradient, weights, ema, storage, schedule, then } = self;
+        let Self { optimizer, groups, gradient, weights, ema, storage, schedule, schedules } = self;
         let mut tables = vec![("optimizer".to_owned(), optimizer)];
-        tables.extend(groups.iter().enumerate().map(|(i, group)| (format!("groups[{i}]"), group)));
+        for (i, group) in groups.iter().enumerate() {
+            tables.push((format!("groups[{i}]"), &group.own));
+            tables.extend(group.schedule.iter().flat_map(|own| own.tables(&format!("groups[{i}].schedule"))));
+            tables.extend(Sequence::tables_of(&group.schedules, &format!("groups[{i}].schedules")));
+        }
         tables.extend([("gradient", gradient), ("weights", weights)].map(|(name, table)| (name.to_owned(), table)));
         tables.extend(ema.iter().map(|ema| ("ema".to_owned(), ema)));
-        tables.extend([("storage", storage), ("schedule", schedule)].map(|(name, table)| (name.to_owned(), table)));
-        tables.extend(then.iter().enumerate().map(|(i, then)| (format!("schedule.then[{i}]"), then)));
+        tables.push(("storage".to_owned(), storage));
+        tables.extend(schedule.tables("schedule"));
+        tables.extend(Sequence::tables_of(schedules, "schedules"));
         let entries = |(name, table): (String, &Table)| {
             let entry = |(key, value): &(String, OptionValue)| (format!("{name}.{key}"), toml(value));
             table.0.iter().map(entry).collect::<Vec<_>>()
@@ -133,14 +154,17 @@ impl Tables {
     }
 }
 
-impl Table {
-    /// A group's: its options by name, since the order in which they were given means nothing, and of two for one
-    /// option the last counts.
-    fn of_group(group: &Group) -> Self {
-        let Group { pattern, rule, options, frozen } = group;
+impl GroupTables {
+    /// Its options by name, since the order in which they were given means nothing, and of two for one option the last
+    /// counts. What is as it would be anyway stands nowhere.
+    fn of(group: &Group) -> Self {
+        let Group { pattern, name, rule, options, lr_scale, schedule, schedules, clip, frozen } = group;
         let mut own: BTreeMap<_, _> = options.iter().cloned().collect();
-        let mut table = Self::default();
+        let mut table = Table::default();
         table.add("match", OptionValue::Text(pattern.clone()));
+        if let Some(name) = name {
+            table.add("name", OptionValue::Text(name.clone()));
+        }
         if let Some(rule) = rule {
             table.add("rule", OptionValue::from(rule.name()));
             for (key, value) in rule.options() {
@@ -151,10 +175,56 @@ impl Table {
         if *frozen {
             table.add("frozen", OptionValue::Bool(true));
         }
+        if !clip {
+            table.add("clip", OptionValue::Bool(false));
+        }
+        if *lr_scale != 1.0 {
+            table.add("lr_scale", OptionValue::Number(*lr_scale));
+        }
         table.0.extend(own);
-        table.in_order()
+        Self {
+            own: table.in_order(),
+            schedule: schedule.as_ref().map(|own| Sequence::of(own, str::to_owned)),
+            schedules: Sequence::all(schedules),
+        }
+    }
+}
+
+impl Sequence {
+    /// With its keys `called` so.
+    fn of(schedule: &Schedule, called: impl Fn(&str) -> String) -> Self {
+        let following = |then: &Then| {
+            let mut table = Table::default();
+            table.0.extend(then.after.to_value().map(|after| ("after".to_owned(), after)));
+            table.add_schedule(&then.kind, then.warmup_steps, &called);
+            table.in_order()
+        };
+        let mut first = Table::default();
+        first.add_schedule(&schedule.kind, schedule.warmup_steps, &called);
+        Self { first: first.in_order(), then: schedule.then.iter().map(following).collect() }
     }
 
+    fn all(schedules: &BTreeMap<String, Schedule>) -> Vec<(String, Self)> {
+        schedules.iter().map(|(key, schedule)| (key.clone(), Self::of(schedule, value_key))).collect()
+    }
+
+    fn write(&self, name: &str, text: &mut String) {
+        self.first.write(&format!("[{name}]"), text);
+        self.then.iter().for_each(|then| then.write(&format!("[[{name}.then]]"), text));
+    }
+
+    fn tables_of<'a>(all: &'a [(String, Self)], within: &str) -> Vec<(String, &'a Table)> {
+        all.iter().flat_map(|(key, own)| own.tables(&format!("{within}.{}", bare(key)))).collect()
+    }
+
+    /// Its tables under their names.
+    fn tables(&self, name: &str) -> Vec<(String, &Table)> {
+        let then = self.then.iter().enumerate().map(|(i, then)| (format!("{name}.then[{i}]"), then));
+        std::iter::once((name.to_owned(), &self.first)).chain(then).collect()
+    }
+}
+
+impl Table {
     fn add(&mut self, key: &str, value: OptionValue) {
         self.0.push((key.to_owned(), value));
     }
@@ -163,9 +233,10 @@ impl Table {
         self.0.extend(options.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))));
     }
 
-    fn add_schedule(&mut self, kind: &Kind, warmup_steps: u64) {
+    fn add_schedule(&mut self, kind: &Kind, warmup_steps: u64, called: impl Fn(&str) -> String) {
         self.add("kind", OptionValue::from(kind.name()));
-        self.add_all(kind.options());
+        let options = kind.options().into_iter();
+        self.0.extend(options.filter_map(|(key, value)| Some((called(key), value?))));
         self.0.extend(warmup_steps.to_value().map(|steps| ("warmup_steps".to_owned(), steps)));
     }
 

@@ -79,7 +79,7 @@ impl<F: CpuFloat> CpuOptimizer<F> {
                     gradients: &[],
                     slots: slots.iter_mut().map(Vec::as_mut_slice).collect(),
                     active: &variant.active,
-                    scalars: &rule.scalars(values.steps, self.rates.groups()[self.plan.tensors[t].group].lr),
+                    scalars: &self.rates.scalars(self.plan.tensors[t].group, values.steps.saturating_sub(1)),
                     settings: UpdateSettings::default(),
                     by_line: ByLine::default(),
                 };

@@ -9,7 +9,7 @@ use super::sums::{Sizes, Squares, Wanted, sums};
 use super::tasks::{Change, Purpose, Rounds, TASK, TensorStep, tasks};
 use crate::config::OnNonfinite;
 use crate::config::schedule::{LARGEST_LR, held};
-use crate::plan::rates::Rates;
+use crate::plan::rates::{Decays, Rates};
 use crate::plan::{Plan, Stepping};
 use crate::rule::hyper::Scalars;
 use crate::rule::kernel::{CpuFloat, Measure, UpdateSettings};
@@ -32,11 +32,11 @@ impl Scan {
     }
 }
 
-/// What multiplies all of a step.
+/// What holds for all of a step.
 #[derive(Debug, Clone, Copy)]
 pub struct Scales {
-    /// Of the learning rates, by the schedule.
-    pub factor: f64,
+    /// Steps taken before, by which schedules of rates go.
+    pub taken: u64,
     /// Of the gradients, for their global norm.
     pub coefficient: f64,
     /// Of the gradients as they are read.
@@ -108,15 +108,15 @@ pub fn prepare<F: CpuFloat>(
     scan: &Scan,
 ) -> Vec<TensorStep<F>> {
     // Tensors of a group mostly have the same count, and a rule's scalars take powers.
-    let mut known: HashMap<(usize, u64), Scalars> = HashMap::new();
+    let mut known: HashMap<(usize, u64), (Scalars, Decays)> = HashMap::new();
+    let factors: Vec<f64> = (0..plan.groups.len()).map(|group| rates.factor_of(group, scales.taken)).collect();
     let mut step = |(index, d): (usize, &mut Dense<'_, F>)| {
         d.take_written_params(plan);
         let group = plan.tensors[d.tensor].group;
-        let at = *d.steps + 1;
+        let numbers = || (rates.scalars(group, *d.steps), rates.decays_at(group, *d.steps));
+        let (scalars, decays) = *known.entry((group, *d.steps)).or_insert_with(numbers);
         let rate = rates.groups()[group];
-        let scalars = *known.entry((group, at)).or_insert_with(|| plan.groups[group].rule.scalars(at, rate.lr));
-        let decays = rate.decays();
-        let lr = rate.step_lr(scales.factor);
+        let lr = rate.step_lr(factors[group]);
         let sizes = scan.tensors.get(index).copied().unwrap_or_default();
         let own = if plan.gradient.by_tensor() {
             plan.gradient.tensor_coefficient(sizes.squares.root(), sizes.largest)

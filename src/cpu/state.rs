@@ -31,7 +31,7 @@ impl<F: CpuFloat> CpuOptimizer<F> {
                 storage,
             }
         });
-        OptimizerState { tensors: tensors.collect(), ..self.head() }
+        OptimizerState { tensors: tensors.collect(), ..self.head() }.with_rates(self.rates.saved())
     }
 
     /// The state without its tensors.
@@ -44,11 +44,9 @@ impl<F: CpuFloat> CpuOptimizer<F> {
             dynamic_scale: self.plan.gradient.has_dynamic_scale(),
             good_steps: self.good_steps.into(),
             ema_interval: self.plan.ema.as_ref().map(|ema| ema.interval),
-            plateau: self.rates.plateau(),
             config: Some(self.plan.config.to_string()),
-            rates: self.rates.state(),
             swapped: self.swapped,
-            tensors: Vec::new(),
+            ..OptimizerState::default()
         }
     }
 
@@ -82,7 +80,7 @@ impl<F: CpuFloat> CpuOptimizer<F> {
         self.steps_skipped = state.steps_skipped;
         (self.micro_batches, self.left_out) = (state.micro_batches, 0);
         (self.loss_scale, self.good_steps) = self.plan.gradient.resumed_scale(state.saved_scale());
-        self.rates.resume(state.rates.as_ref(), state.plateau);
+        self.rates.resume(&state.saved_rates());
         self.fed = Fed::new(&self.plan, |t| self.states[t].steps > 0);
         if let Some(monitor) = &mut self.monitor {
             monitor.forget();

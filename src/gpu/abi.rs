@@ -257,12 +257,13 @@ pub struct LaneSource {
 pub struct RatesRow {
     /// Over the unit that the factors are multiplied with.
     pub lr: f32,
+    /// These three are multiplied with what the row says.
     pub coupled: f32,
     pub decoupled: f32,
     pub in_ratio: f32,
     pub sign: f32,
-    /// 1 where the learning rate does not multiply the direction.
-    pub unscaled: u32,
+    /// The first word of the ring of factors that the rate goes by; 0 where it does not multiply the direction.
+    pub factors_at: u32,
     pub spare: [u32; 2],
 }
 
@@ -313,5 +314,5 @@ pub struct RowSlot {
     pub spare2: u32,
 }
 
-/// Words of one step's scalars in the step table.
-pub const ROW_WORDS: usize = MAX_SCALARS;
+/// Words of one step in the step table: its scalars, and what multiplies the decay.
+pub const ROW_WORDS: usize = MAX_SCALARS + 1;

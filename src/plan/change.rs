@@ -113,7 +113,7 @@ impl Plan {
     /// Whether both have the same groups with the same options.
     pub(crate) fn same_groups(&self, other: &Self) -> bool {
         let of = |plan: &Self| -> Vec<_> {
-            plan.groups.iter().map(|g| (g.pattern.clone(), g.rule.name(), g.rule.options())).collect()
+            plan.groups.iter().map(|g| (g.label().map(str::to_owned), g.rule.name(), g.rule.options())).collect()
         };
         of(self) == of(other)
     }

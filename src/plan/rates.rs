@@ -1,18 +1,32 @@
-//! Learning rates and weight decays of the groups, as they can change at run time.
+//! Learning rates, weight decays and the other numbers of the groups, as they can change at run time.
+
+mod numbers;
+mod running;
+mod saved;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::Plan;
-use crate::config::schedule::{Kind, LARGEST_LR, Plateau, PlateauState, Schedule, Starts, held};
+use crate::config::schedule::{PlateauState, held};
 use crate::error::{Error, Result};
 use crate::options::OptionError;
 use crate::options::range::NON_NEGATIVE;
-use crate::rule::{Decay, Rule};
+use crate::rule::Decay;
+
+use numbers::Numbers;
+use running::Running;
+pub(crate) use saved::Saved;
+pub use saved::{GroupState, RatesState};
 
 /// Rates of one group.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct GroupRates {
     /// Learning rate before the schedule.
     pub lr: f64,
-    /// Weight decay, of the kind the rule wants.
+    /// What multiplies it last of all.
+    pub scale: f64,
+    /// Weight decay, of the kind the rule wants, before a schedule of its own.
     pub decay: Decay,
     /// Whether the learning rate multiplies the direction.
     pub scaled: bool,
@@ -31,56 +45,18 @@ pub struct Decays {
     pub in_ratio: f64,
 }
 
-/// Rates of all groups.
+/// Rates and other numbers of all groups.
 #[derive(Debug, Clone)]
 pub struct Rates {
     base: f64,
-    schedule: Schedule,
-    starts: Starts,
+    /// `[schedule]`.
+    schedule: Running,
     groups: Vec<GroupRates>,
     /// By group, while the base rate is 0 and no rate tells it: its ratio to the base rate.
     ratios: Vec<Option<f64>>,
-    plateau: PlateauState,
     configured: RatesState,
-    /// By group.
-    rules: Vec<RuleOf>,
-}
-
-/// What of a group's rule decides whether something can be set.
-#[derive(Debug, Clone, Copy)]
-struct RuleOf {
-    name: &'static str,
-    /// Whether it has a weight decay, be it 0.
-    decays: bool,
-}
-
-impl RuleOf {
-    fn of(rule: &dyn Rule) -> Self {
-        let decays = rule.options().iter().any(|(key, _)| *key == "weight_decay") || rule.decay().lambda() != 0.0;
-        Self { name: rule.name(), decays }
-    }
-}
-
-/// Rates as they can be set at run time.
-#[derive(Debug, Clone, PartialEq)]
-pub struct RatesState {
-    /// `[optimizer].lr`.
-    pub lr: f64,
-    /// The optimizer's own rule and the configuration's groups.
-    pub groups: Vec<GroupState>,
-}
-
-/// Rates of a group as they can be set at run time.
-#[derive(Debug, Clone, PartialEq)]
-pub struct GroupState {
-    /// The group's glob; `None` for the optimizer's own rule.
-    pub pattern: Option<String>,
-    /// Learning rate before the schedule.
-    pub lr: f64,
-    /// Weight decay, of the kind the rule wants.
-    pub weight_decay: f64,
-    /// The ratio to the base rate that comes back with it, while both are 0.
-    pub ratio: Option<f64>,
+    /// By group, what else of it can change. Clones share it until one changes.
+    numbers: Arc<Vec<Numbers>>,
 }
 
 impl Rates {
@@ -91,6 +67,7 @@ impl Rates {
             .iter()
             .map(|g| GroupRates {
                 lr: g.rule.lr(),
+                scale: g.lr_scale,
                 decay: g.rule.decay(),
                 scaled: g.rule.scaled_by_lr(),
                 sign: if g.common.maximize { -1.0 } else { 1.0 },
@@ -100,59 +77,21 @@ impl Rates {
         // Groups that are 0 with the base rate are so for want of a rate of their own.
         let ratio = |lr: f64| (base == 0.0 && lr == 0.0).then_some(1.0);
         let configured = plan.groups.iter().map(|g| GroupState {
-            pattern: g.pattern.clone(),
+            pattern: g.label().map(str::to_owned),
             lr: g.rule.lr(),
             weight_decay: g.rule.decay().lambda(),
             ratio: ratio(g.rule.lr()),
+            options: BTreeMap::new(),
         });
         let configured = RatesState { lr: base, groups: configured.collect() };
         Self {
             base,
-            schedule: plan.schedule.clone(),
-            starts: Starts::of(&plan.schedule),
+            schedule: Running::of(&plan.schedule),
             groups,
             ratios: configured.groups.iter().map(|g| g.ratio).collect(),
-            plateau: PlateauState::default(),
             configured,
-            rules: plan.groups.iter().map(|g| RuleOf::of(g.rule.as_ref())).collect(),
+            numbers: Arc::new(plan.groups.iter().map(Numbers::of).collect()),
         }
-    }
-
-    /// The rates to go on with where `next` takes the place of `plan`. What was set at run time stays where the
-    /// groups are the same; all else, the schedule too, is what the new configuration asks for.
-    ///
-    /// # Errors
-    /// The new schedule cannot start from the base rate that was set.
-    pub(crate) fn under(&self, plan: &Plan, next: &Plan) -> Result<Self> {
-        let set = self.state().filter(|_| plan.same_groups(next));
-        if let Some(set) = &set {
-            next.schedule.check_tables(set.lr)?;
-        }
-        let mut rates = Self::new(next);
-        rates.resume(set.as_ref(), self.plateau);
-        Ok(rates)
-    }
-
-    /// The rates, if any was set at run time.
-    pub fn state(&self) -> Option<RatesState> {
-        let mut state = RatesState { lr: self.base, ..self.configured.clone() };
-        for ((state, group), ratio) in state.groups.iter_mut().zip(&self.groups).zip(&self.ratios) {
-            (state.lr, state.weight_decay, state.ratio) = (group.lr, group.decay.lambda(), *ratio);
-        }
-        (state != self.configured).then_some(state)
-    }
-
-    /// Goes on from rates that were set at run time, or else from those of the configuration, and, under a
-    /// `plateau` schedule, from what one remembered.
-    pub(crate) fn resume(&mut self, state: Option<&RatesState>, plateau: PlateauState) {
-        let state = state.unwrap_or(&self.configured);
-        self.base = state.lr;
-        for ((group, ratio), state) in self.groups.iter_mut().zip(&mut self.ratios).zip(&state.groups) {
-            group.lr = state.lr;
-            group.decay = group.decay.with_lambda(state.weight_decay);
-            *ratio = state.ratio.filter(|_| self.base == 0.0 && state.lr == 0.0);
-        }
-        self.plateau = self.watched().map_or(PlateauState::default(), |_| plateau);
     }
 
     /// The rates by group.
@@ -165,15 +104,11 @@ impl Rates {
         self.base
     }
 
-    /// What the schedule multiplies every group's rate with for the step after `taken` steps. Under a base rate of 0,
+    /// What `[schedule]` multiplies the rates under it with for the step after `taken` steps. Under a base rate of 0,
     /// which no `min_lr` has a ratio to, it is what it would be without a `min_lr`. At most what takes the base rate to
-    /// [`LARGEST_LR`].
+    /// [`LARGEST_LR`](crate::schedule::LARGEST_LR).
     pub fn factor(&self, taken: u64) -> f64 {
-        let base = self.reference();
-        let factor = self.schedule.factor(&self.starts, taken, base);
-        let factor = self.watched().map_or(factor, |plateau| factor * plateau.share(self.plateau.factor, base));
-        let most = if self.base == 0.0 { LARGEST_LR } else { (LARGEST_LR / self.base).min(f64::MAX) };
-        factor.min(most)
+        self.schedule.factor(taken, self.base)
     }
 
     /// The rate of `[optimizer]` for the step after `taken` steps.
@@ -181,43 +116,54 @@ impl Rates {
         held(self.base * self.factor(taken))
     }
 
-    /// What rates and factors are kept apart by on the device: rates over it and factors times it are near 1 and near
-    /// the rate, where f32 holds both. A power of two, so that neither loses a digit by it.
-    pub(crate) fn unit(&self) -> f64 {
-        if self.base == 0.0 { 1.0 } else { 2f64.powi((self.base.log2().floor() as i32).max(-1000)) }
+    /// The rate of a group for the step after `taken` steps, with all that is in it.
+    pub fn group_lr(&self, group: usize, taken: u64) -> f64 {
+        self.groups[group].lr_under(self.factor_of(group, taken))
     }
 
-    /// The base rate that the schedule starts from. In place of 0 it is one beside which any `min_lr` is nothing, and
-    /// a power of two, so that factors keep their digits.
-    fn reference(&self) -> f64 {
-        if self.base == 0.0 { 2f64.powi(700) } else { self.base }
-    }
-
-    /// The options of a `plateau` schedule, if it is one.
-    fn watched(&self) -> Option<&Plateau> {
-        match &self.schedule.kind {
-            Kind::Plateau(plateau) => Some(plateau),
-            _ => None,
+    /// [`Rates::factor`] of the schedule that a group is under.
+    pub(crate) fn factor_of(&self, group: usize, taken: u64) -> f64 {
+        match &self.numbers[group].schedule {
+            None => self.factor(taken),
+            Some(own) => own.factor(taken, self.groups[group].lr),
         }
     }
 
-    /// Takes in a loss, or whatever a `plateau` schedule should watch.
+    /// Whether a group has a schedule of its own.
+    pub(crate) fn has_own_schedule(&self, group: usize) -> bool {
+        self.numbers[group].schedule.is_some()
+    }
+
+    /// What rates and factors of a group are kept apart by on the device: rates over it and factors times it are near 1
+    /// and near the rate, where f32 holds both. A power of two, so that neither loses a digit by it.
+    pub(crate) fn unit_of(&self, group: usize) -> f64 {
+        let base = if self.has_own_schedule(group) { self.groups[group].lr } else { self.base };
+        if base == 0.0 { 1.0 } else { 2f64.powi((base.log2().floor() as i32).max(-1000)) }
+    }
+
+    /// Takes in a loss, or whatever `plateau` schedules should watch: each of them remembers for itself.
     ///
     /// # Errors
-    /// The schedule is of another kind.
+    /// No schedule is of that kind.
     pub fn report_loss(&mut self, loss: f64) -> Result<()> {
-        let base = self.reference();
-        let Kind::Plateau(plateau) = &self.schedule.kind else {
-            let problem = format!("only \"plateau\" watches a loss, not {:?}", self.schedule.kind.name());
+        let any_own = self.numbers.iter().any(Numbers::watches);
+        if !any_own && self.schedule.watched().is_none() {
+            let problem = format!("only \"plateau\" watches a loss, not {:?}", self.schedule.of.kind.name());
             return Err(OptionError::new("kind", problem).within("schedule"));
-        };
-        self.plateau.report(plateau, loss, base);
+        }
+        self.schedule.report(loss, self.base);
+        if any_own {
+            for (numbers, group) in Arc::make_mut(&mut self.numbers).iter_mut().zip(&self.groups) {
+                numbers.schedule.iter_mut().for_each(|own| own.report(loss, group.lr));
+            }
+        }
+        self.touch_rates();
         Ok(())
     }
 
-    /// What a `plateau` schedule remembers.
+    /// What a `plateau` schedule of `[schedule]` remembers.
     pub fn plateau(&self) -> PlateauState {
-        self.plateau
+        self.schedule.plateau
     }
 
     /// Whether [`Rates::set_lr`] can act: not under `one_cycle`, nor where no rule goes by its rate (`rprop`).
@@ -226,11 +172,12 @@ impl Rates {
     }
 
     fn check_set_lr(&self) -> Result<(), OptionError> {
-        self.schedule.check_set_lr()?;
+        self.schedule.of.check_set_lr()?;
         if self.groups.iter().any(|group| group.scaled) { Ok(()) } else { Err(self.first_step_only(0)) }
     }
 
-    /// Sets the base rate; every group keeps its ratio to it, through a base rate of 0 too.
+    /// Sets the base rate; every group keeps its ratio to it, through a base rate of 0 too, those under schedules of their
+    /// own among them.
     ///
     /// # Errors
     /// The rate is negative or not finite, or a group's would be; or it should rise from 0, and a group has a rate
@@ -238,7 +185,7 @@ impl Rates {
     /// are its own, or `geometric` and the rate 0; or no rule goes by it (`rprop`). Nothing is changed then.
     pub fn set_lr(&mut self, lr: f64) -> Result<()> {
         check_rate("optimizer", "lr", lr)?;
-        self.schedule.check_tables(lr)?;
+        self.schedule.of.check_tables("schedule", "optimizer", lr)?;
         self.check_set_lr().map_err(|e| e.within("optimizer"))?;
         if lr == self.base {
             return Ok(());
@@ -255,6 +202,9 @@ impl Rates {
                 }
             });
             check_rate(&self.table_of(index), "lr", next[index])?;
+            if let Some(own) = &self.numbers[index].schedule {
+                own.of.check_lr(next[index]).map_err(|e| e.within(self.table_of(index)))?;
+            }
         }
         for ((group, ratio), next) in self.groups.iter_mut().zip(&mut self.ratios).zip(next) {
             // A ratio that no file could hold is as good as none that is larger.
@@ -262,11 +212,12 @@ impl Rates {
             group.lr = next;
         }
         self.base = lr;
+        self.touch_rates();
         Ok(())
     }
 
     fn first_step_only(&self, group: usize) -> OptionError {
-        let problem = format!("rule {:?} takes it as its first step size only", self.rules[group].name);
+        let problem = format!("rule {:?} takes it as its first step size only", self.numbers[group].rule.name());
         OptionError::new("lr", problem)
     }
 
@@ -274,30 +225,45 @@ impl Rates {
         self.configured.groups[group].pattern.as_ref().map_or("optimizer".to_owned(), |p| format!("groups.{p:?}"))
     }
 
-    /// Sets one group's rate, and so its ratio to the base rate. Beside a base rate of 0 it has none, unless it is
-    /// 0 and stays so.
+    /// Sets one group's rate before its schedule, and so its ratio to the base rate. Beside a base rate of 0 it has none,
+    /// unless it is 0 and stays so. Its `lr_scale` stays.
     ///
     /// # Errors
-    /// The rate is negative or not finite, or the group's rule does not go by it (`rprop`).
+    /// The rate is negative or not finite, the group's rule does not go by it (`rprop`), or a schedule of its own cannot
+    /// start from it (`geometric` from 0) or has rates of its own (`one_cycle`).
     pub fn set_group_lr(&mut self, group: usize, table: &str, lr: f64) -> Result<()> {
         check_rate(table, "lr", lr)?;
         if !self.groups[group].scaled {
             return Err(self.first_step_only(group).within(table));
         }
+        if let Some(own) = &self.numbers[group].schedule {
+            own.of.check_lr(lr).map_err(|e| e.within(table))?;
+            if own.of.check_set_lr().is_err() {
+                let problem =
+                    "cannot be set with a schedule \"one_cycle\" of the group's own, whose rates are its own (max_lr)";
+                return Err(OptionError::new("lr", problem).within(table));
+            }
+        }
         self.groups[group].lr = lr;
         self.ratios[group] = (self.base == 0.0 && lr == 0.0).then_some(0.0);
+        self.touch_rates();
         Ok(())
     }
 
-    /// Sets one group's weight decay.
+    /// Sets one group's weight decay, before a schedule of its own.
     ///
     /// # Errors
-    /// λ is negative or not finite, or the group's rule has no weight decay (`rprop`).
+    /// λ is negative or not finite, or one that its schedule cannot start from, or the group's rule has no weight decay
+    /// (`rprop`).
     pub fn set_group_weight_decay(&mut self, group: usize, table: &str, lambda: f64) -> Result<()> {
         check_rate(table, "weight_decay", lambda)?;
-        if !self.rules[group].decays {
-            let problem = format!("rule {:?} has none", self.rules[group].name);
+        if !self.numbers[group].decays {
+            let problem = format!("rule {:?} has none", self.numbers[group].rule.name());
             return Err(OptionError::new("weight_decay", problem).within(table));
+        }
+        if let Some(schedule) = self.numbers[group].decay_schedule() {
+            schedule.check_lr(lambda).map_err(|e| OptionError::new("weight_decay", e.problem).within(table))?;
+            self.touch(group);
         }
         let decay = &mut self.groups[group].decay;
         *decay = decay.with_lambda(lambda);
@@ -317,7 +283,11 @@ impl GroupRates {
 
     /// What multiplies the direction, for that factor of the schedule.
     pub(crate) fn step_lr(&self, factor: f64) -> f64 {
-        if self.scaled { held(self.lr * factor) } else { 1.0 }
+        if self.scaled { self.lr_under(factor) } else { 1.0 }
+    }
+
+    fn lr_under(&self, factor: f64) -> f64 {
+        held(self.lr * factor * self.scale)
     }
 }
 

@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::fmt::Write;
 
 use super::PlannedGroup;
-use crate::rule::Rule;
 
 /// Options that scalars do not depend on: they can change at run time without them.
 const APART: [&str; 2] = ["lr", "weight_decay"];
@@ -21,7 +20,7 @@ impl SharedScalars {
         let mut known = HashMap::new();
         let mut first_groups = Vec::new();
         let mut place = |(index, group): (usize, &PlannedGroup)| {
-            *known.entry(key(index, group.rule.as_ref())).or_insert_with(|| {
+            *known.entry(key(index, group)).or_insert_with(|| {
                 first_groups.push(index);
                 first_groups.len() - 1
             })
@@ -41,14 +40,20 @@ impl SharedScalars {
     }
 }
 
-/// What is equal where all scalars are: the rule's name and options, but for those that stand apart. A rule from
+/// What is equal where all rows are: the rule's name, options, but for those that stand apart, and schedules. A rule from
 /// another crate may make more of them than it says, so some scalars of it are looked at too. Those that go by the rate,
 /// which every group may have its own of at any time, are nobody else's.
-fn key(group: usize, rule: &dyn Rule) -> String {
+fn key(index: usize, group: &PlannedGroup) -> String {
+    let rule = group.rule.as_ref();
     if rule.scalars_use_lr() {
-        return group.to_string();
+        return index.to_string();
     }
     let mut key = rule.name().to_owned();
+    for (name, schedule) in &group.schedules {
+        // A decay that has a schedule stands in the rows.
+        let base = (name == "weight_decay").then(|| rule.decay().lambda());
+        let _ = write!(key, " {name}: {schedule:?} {base:?}");
+    }
     for (name, value) in rule.options() {
         if !APART.contains(&name) {
             // Writing to a string cannot fail.

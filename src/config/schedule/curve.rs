@@ -38,6 +38,21 @@ impl Kind {
         }
     }
 
+    /// Steps after which it goes on as it has: to the end, or over a few of its parts.
+    pub(super) fn steps(&self, warmup_steps: u64) -> u64 {
+        match self {
+            Self::Linear(k) => k.total_steps,
+            Self::Polynomial(k) => k.total_steps,
+            Self::Cosine(k) => k.total_steps,
+            Self::Geometric(k) => k.total_steps,
+            Self::OneCycle(k) => k.total_steps,
+            Self::CosineRestarts(k) => warmup_steps.saturating_add(k.period),
+            Self::Step(k) => warmup_steps.saturating_add(k.step_size),
+            Self::MultiStep(k) => warmup_steps.saturating_add(k.milestones.last().copied().unwrap_or(0)),
+            Self::Constant(_) | Self::Exponential(_) | Self::InverseTime(_) | Self::Plateau(_) => warmup_steps,
+        }
+    }
+
     /// The learning rate after `t` steps of this shape, its warm-up included.
     pub(super) fn lr(&self, warmup_steps: u64, t: u64, lr: f64) -> f64 {
         if t < warmup_steps {

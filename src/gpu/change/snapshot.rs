@@ -7,7 +7,6 @@ use std::task::{Context, Poll};
 use wgpu::BufferUsages;
 
 use super::transfer;
-use super::transfer::SavedRates;
 use crate::error::{Error, Result};
 use crate::gpu::readback::download::{Download, Source};
 use crate::gpu::readback::reports::Snapshot;
@@ -15,6 +14,7 @@ use crate::gpu::step::optimizer::Optimizer;
 use crate::gpu::step::phases::Phase;
 use crate::plan::Plan;
 use crate::plan::layout::Layout;
+use crate::plan::rates::Saved;
 use crate::state::checkpoint::Checkpoint;
 
 /// A checkpoint on its way to the host. Hand it to another thread, await it, wait for it, or look from time to
@@ -30,7 +30,7 @@ pub struct PendingCheckpoint {
 struct Copied {
     plan: Arc<Plan>,
     layout: Arc<Layout>,
-    rates: SavedRates,
+    rates: Saved,
     params: bool,
     /// Tensors whose weights to train with were copied too, from where an evaluation keeps them.
     kept: Vec<usize>,
@@ -116,7 +116,7 @@ impl Optimizer {
             copied: Copied {
                 plan: self.plan.clone(),
                 layout: self.layout.clone(),
-                rates: SavedRates::of(&self.rates),
+                rates: self.rates.saved(),
                 params,
                 kept: self.evaluation.kept().map(|(tensor, _)| tensor).filter(|_| params).collect(),
             },

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 
-use crate::config::schedule::PlateauState;
 use crate::error::Result;
 use crate::gpu::abi::{Control, LineHeader};
 use crate::gpu::device::slice::Tensor;
@@ -15,7 +14,7 @@ use crate::gpu::step::step_table::StepTable;
 use crate::gpu::step::tables::LaneRows;
 use crate::gpu::step::windows;
 use crate::plan::layout::Layout;
-use crate::plan::rates::{Rates, RatesState};
+use crate::plan::rates::{Rates, Saved};
 use crate::plan::{FACTORS, Plan, PlannedSlot};
 use crate::state::checkpoint::{Checkpoint, TensorParams};
 use crate::state::fed::Fed;
@@ -102,7 +101,7 @@ impl Optimizer {
     }
 
     fn decode(&self, parts: &[Vec<u8>]) -> OptimizerState {
-        decode_state(&self.plan, &self.layout, &SavedRates::of(&self.rates), parts)
+        decode_state(&self.plan, &self.layout, &self.rates.saved(), parts)
     }
 
     /// Replaces the state, after all that is submitted so far is done. Steps recorded before and
@@ -156,7 +155,9 @@ impl Optimizer {
         let by_name = state.by_name();
         let saved: Vec<_> = self.tensors.iter().map(|t| by_name.get(t.spec.name.as_str()).copied()).collect();
         let counts: Vec<u32> = saved.iter().map(|s| s.map_or(0, |s| s.steps as u32)).collect();
-        if !self.behind(state, &counts).is_empty() {
+        let mut rates = self.rates.clone();
+        rates.resume(&state.saved_rates());
+        if !self.behind(state, &counts).is_empty() || !self.step_table.parting(&rates).is_empty() {
             self.step_table.check_lanes(self.reports.dropped())?;
         }
         let neighbours = if params.is_some() { self.neighbours()? } else { HashMap::new() };
@@ -193,8 +194,6 @@ impl Optimizer {
                 }
             }
         }
-        let mut rates = self.rates.clone();
-        rates.resume(state.rates.as_ref(), state.plateau);
         let restart = self.plan_restart(&mut upload, rates, state, &counts, before.executed())?;
         let sums: Vec<_> = saved.iter().map(|s| s.map_or(0.0, |s| s.weight_sum as f32)).collect();
         let (loss_scale, _) = self.plan.gradient.resumed_scale(state.saved_scale());
@@ -282,13 +281,15 @@ impl Optimizer {
         executed_before: u64,
     ) -> Result<Restart> {
         let (mut table, mut rows) = (self.step_table.clone(), self.tables.rows.clone());
-        table.restart(upload, &self.plan, &rates, state, counts, executed_before)?;
-        // A tensor that is behind follows its own count.
-        let behind = self.behind(state, counts).into_iter().map(|tensor| (tensor, Some(counts[tensor])));
-        self.add_lanes(upload, (&mut table, &mut rows), &rates, behind)?;
+        let parting = table.restart(upload, &rates, state, counts, executed_before)?;
+        // A tensor that is behind follows its own count, and one of a group that was set apart its group's numbers.
+        let apart =
+            (0..counts.len()).filter(|t| self.plan.is_live(*t) && parting.contains(&self.plan.tensors[*t].group));
+        let own = self.behind(state, counts).into_iter().chain(apart).map(|tensor| (tensor, Some(counts[tensor])));
+        self.add_lanes(upload, (&mut table, &mut rows), &rates, own)?;
         if self.plan.averages() {
             // An evaluation may be recorded before any step.
-            self.tables.write_last_step(upload, &rows, &table.last_scalars(&self.plan, &rates), counts)?;
+            self.tables.write_last_step(upload, &rows, &table.last_scalars(&rates), counts)?;
         }
         Ok(Restart { rates, table, rows })
     }
@@ -318,21 +319,8 @@ pub struct Restart {
     rows: LaneRows,
 }
 
-/// The rates that go with a state.
-#[derive(Debug, Clone)]
-pub struct SavedRates {
-    set: Option<RatesState>,
-    plateau: PlateauState,
-}
-
-impl SavedRates {
-    pub fn of(rates: &Rates) -> Self {
-        Self { set: rates.state(), plateau: rates.plateau() }
-    }
-}
-
 /// The state in the bytes of the control block and of the windows' state.
-pub fn decode_state(plan: &Plan, layout: &Layout, rates: &SavedRates, parts: &[Vec<u8>]) -> OptimizerState {
+pub fn decode_state(plan: &Plan, layout: &Layout, rates: &Saved, parts: &[Vec<u8>]) -> OptimizerState {
     let (head, counts) = parts[0].split_at(size_of::<Control>());
     let control: Control = bytemuck::pod_read_unaligned(head);
     let counts: Vec<u32> = counts.chunks_exact(4).map(bytemuck::pod_read_unaligned).collect();
@@ -382,7 +370,7 @@ pub fn decode_state(plan: &Plan, layout: &Layout, rates: &SavedRates, parts: &[V
     let mut live = (0..tensors.len()).map(|t| !plan.group_of(t).frozen);
     tensors.retain(|_| live.next().unwrap_or(false));
     let swapped = Phase::of(control.phase) == Phase::Averaged;
-    OptimizerState { plateau: rates.plateau, rates: rates.set.clone(), swapped, tensors, ..control.head(plan) }
+    OptimizerState { swapped, tensors, ..control.head(plan) }.with_rates(rates.clone())
 }
 
 impl Control {

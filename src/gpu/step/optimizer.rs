@@ -138,7 +138,7 @@ impl Optimizer {
         self.check_training("step")?;
         self.collect()?;
         let bound = self.bind()?;
-        self.step_table.reserve(&mut &self.gpu, &self.plan, &self.rates, self.reports.dropped())?;
+        self.step_table.reserve(&mut &self.gpu, &self.rates, self.reports.dropped())?;
 
         self.tables.mark_absent(encoder, &bound.absent);
         let completes = self.step_table.completes(self.reports.dropped(), self.plan.gradient.accumulate);

@@ -29,8 +29,8 @@ pub struct StepTable {
     places: Places,
     /// Rows of the groups' rings are there for counts below this.
     filled: u64,
-    /// By group, the ring of its scalars; the lanes of groups come first.
-    rings: Vec<usize>,
+    /// By group; the lanes of groups come first.
+    groups: Vec<GroupLane>,
     /// Lanes of tensors with one of their own, behind those of the groups.
     own: Vec<OwnLane>,
     /// By tensor, whether it has one.
@@ -40,7 +40,21 @@ pub struct StepTable {
     rates_are_stale: bool,
 }
 
-/// The lane of a tensor that has missed steps.
+/// The lane of a group.
+#[derive(Debug, Clone)]
+struct GroupLane {
+    /// The ring of its scalars.
+    ring: usize,
+    /// Its schedule among all.
+    schedule: usize,
+    /// Whether none of its tensors goes by it: it has none, or was given other numbers than the groups that it shares its
+    /// ring with.
+    idle: bool,
+    /// The [`Rates::version`] that is written.
+    version: u64,
+}
+
+/// The lane of a tensor that has missed steps, or whose group goes by a ring no longer.
 #[derive(Debug, Clone)]
 struct OwnLane {
     group: usize,
@@ -60,7 +74,7 @@ impl StepTable {
             buffer,
             places,
             filled: 0,
-            rings: (0..plan.groups.len()).map(|group| plan.scalars.of_group(group)).collect(),
+            groups: group_lanes(plan, rates),
             own: Vec::new(),
             has_own: vec![false; plan.tensors.len()],
             progress: Progress::default(),
@@ -69,7 +83,7 @@ impl StepTable {
         let to: &mut dyn Writes = &mut &*gpu;
         table.write_lanes(to)?;
         table.write_rates(to, rates)?;
-        table.fill(to, plan, rates)?;
+        table.fill(to, rates)?;
         Ok(table)
     }
 
@@ -83,13 +97,13 @@ impl StepTable {
     }
 
     pub fn lanes(&self) -> u32 {
-        (self.rings.len() + self.own.len()) as u32
+        (self.groups.len() + self.own.len()) as u32
     }
 
     /// The scalars of each lane's last step, if it has taken any, by the counts that are confirmed.
-    pub fn last_scalars(&self, plan: &Plan, rates: &Rates) -> Vec<Scalars> {
-        let of = |group: usize, count: u64| rows::scalars(plan, rates, group, count.max(1));
-        let groups = (0..self.rings.len()).map(|group| of(group, self.progress.taken()));
+    pub fn last_scalars(&self, rates: &Rates) -> Vec<Scalars> {
+        let of = |group: usize, count: u64| rates.scalars(group, count.saturating_sub(1));
+        let groups = (0..self.groups.len()).map(|group| of(group, self.progress.taken()));
         groups.chain(self.own.iter().map(|lane| of(lane.group, lane.confirmed))).collect()
     }
 
@@ -133,15 +147,22 @@ impl StepTable {
         self.progress.completes(dropped, accumulate)
     }
 
+    /// [`Progress::next_count`]
+    pub fn next_count(&self, dropped: u64, accumulate: u64) -> u64 {
+        self.progress.next_count(dropped, accumulate)
+    }
+
     /// Makes room for one more step, with rows for every count that it can meet.
-    pub fn reserve(&mut self, to: &mut dyn Writes, plan: &Plan, rates: &Rates, dropped: u64) -> Result<()> {
+    pub fn reserve(&mut self, to: &mut dyn Writes, rates: &Rates, dropped: u64) -> Result<()> {
         if self.rates_are_stale {
+            // Which of them is not known.
+            self.groups.iter_mut().for_each(|lane| lane.version = u64::MAX);
             self.rates_changed(to, rates)?;
         }
         let ahead = self.ahead(dropped);
         let is_short = |ring: &RingState| ring.left() < ring.rows / 2 || ring.left() <= ahead;
         if self.ring_states().any(|ring| is_short(&ring)) {
-            self.fill(to, plan, rates)?;
+            self.fill(to, rates)?;
         }
         let full = self.ring_states().find(|ring| ring.left() <= ahead);
         match full {
@@ -180,7 +201,7 @@ impl StepTable {
         if !added.is_empty() {
             self.check_lanes(dropped)?;
             self.write_lanes(to)?;
-            self.fill(to, plan, rates)?;
+            self.fill(to, rates)?;
         }
         Ok(added)
     }
@@ -191,47 +212,88 @@ impl StepTable {
         if pending < rows { Ok(()) } else { Err(Error::StepTableFull { pending, rows }) }
     }
 
-    /// Rates have changed: rewrites them, and the factors ahead. Where that fails, the next step writes those that
-    /// it is given then, or is refused.
+    /// The groups that these rates have leave a ring which others go by too.
+    pub fn parting(&self, rates: &Rates) -> Vec<usize> {
+        let mut followers = vec![0; self.groups.len()];
+        self.groups.iter().filter(|lane| !lane.idle).for_each(|lane| followers[lane.ring] += 1);
+        let mut parting = Vec::new();
+        for (group, lane) in self.groups.iter().enumerate().filter(|(_, lane)| !lane.idle) {
+            // The last one stays: the ring is its own then.
+            if followers[lane.ring] > 1 && rates.stands_apart(group) {
+                followers[lane.ring] -= 1;
+                parting.push(group);
+            }
+        }
+        parting
+    }
+
+    /// Those groups go by their rings no longer; their tensors are to have lanes of their own.
+    pub fn part(&mut self, groups: &[usize]) {
+        groups.iter().for_each(|group| self.groups[*group].idle = true);
+    }
+
+    /// What follows may be written by half.
+    pub fn rates_may_be_stale(&mut self) {
+        self.rates_are_stale = true;
+    }
+
+    /// Rates have changed: rewrites them, the factors ahead, and the rows ahead of groups whose numbers have changed.
+    /// Where that fails, the next step writes those that it is given then, or is refused.
     pub fn rates_changed(&mut self, to: &mut dyn Writes, rates: &Rates) -> Result<()> {
         self.rates_are_stale = true;
         self.write_rates(to, rates)?;
-        self.write_factors(to, rates, self.progress.taken()..self.filled)?;
+        let rows = self.progress.taken()..self.filled;
+        self.write_factors(to, rates, rows.clone())?;
+        let changed: Vec<_> = (0..self.groups.len()).map(|g| self.groups[g].version != rates.version(g)).collect();
+        if changed.contains(&true) {
+            self.write_rings(to, rates, rows, |group| changed[group])?;
+            let own = self.own.iter_mut().filter(|lane| changed[lane.group]);
+            own.for_each(|lane| lane.filled = lane.confirmed);
+            self.fill_own(to, rates)?;
+        }
+        self.take_versions(rates);
         self.rates_are_stale = false;
         Ok(())
     }
 
-    /// A state is loaded while nothing is under way: counts start from there, with those rates.
+    fn take_versions(&mut self, rates: &Rates) {
+        self.groups.iter_mut().enumerate().for_each(|(group, lane)| lane.version = rates.version(group));
+    }
+
+    /// A state is loaded while nothing is under way: counts start from there, with those rates. Returns the groups whose
+    /// tensors are to have lanes of their own.
     pub fn restart(
         &mut self,
         to: &mut dyn Writes,
-        plan: &Plan,
         rates: &Rates,
         state: &OptimizerState,
         counts: &[u32],
         executed_before: u64,
-    ) -> Result<()> {
+    ) -> Result<Vec<usize>> {
         self.progress.restart(state, executed_before);
         self.filled = self.progress.taken();
         for lane in &mut self.own {
             lane.confirmed = counts[lane.tensor].into();
             lane.filled = lane.confirmed;
         }
+        let parting = self.parting(rates);
+        self.part(&parting);
         self.write_rates(to, rates)?;
-        self.fill(to, plan, rates)?;
+        self.fill(to, rates)?;
+        self.take_versions(rates);
         self.rates_are_stale = false;
-        Ok(())
+        Ok(parting)
     }
 
     /// Extends every ring as far as the confirmed counts allow.
-    fn fill(&mut self, to: &mut dyn Writes, plan: &Plan, rates: &Rates) -> Result<()> {
+    fn fill(&mut self, to: &mut dyn Writes, rates: &Rates) -> Result<()> {
         let rows = self.filled..self.progress.taken() + STEP_ROWS;
         if !rows.is_empty() {
-            self.write_rings(to, plan, rates, rows.clone())?;
+            self.write_rings(to, rates, rows.clone(), |_| true)?;
             self.write_factors(to, rates, rows.clone())?;
             self.filled = rows.end;
         }
-        self.fill_own(to, plan, rates)
+        self.fill_own(to, rates)
     }
 
     fn ring_states(&self) -> impl Iterator<Item = RingState> {
@@ -257,4 +319,21 @@ impl RingState {
     fn left(&self) -> u64 {
         self.filled - self.confirmed
     }
+}
+
+fn group_lanes(plan: &Plan, rates: &Rates) -> Vec<GroupLane> {
+    let mut idle = vec![true; plan.groups.len()];
+    (0..plan.tensors.len()).filter(|t| plan.is_live(*t)).for_each(|t| idle[plan.tensors[t].group] = false);
+    let mut schedules = 0;
+    let lane = |(group, idle): (usize, bool)| {
+        let schedule = match plan.groups[group].schedule {
+            Some(_) => {
+                schedules += 1;
+                schedules
+            }
+            None => 0,
+        };
+        GroupLane { ring: plan.scalars.of_group(group), schedule, idle, version: rates.version(group) }
+    };
+    idle.into_iter().enumerate().map(lane).collect()
 }

@@ -6,6 +6,7 @@ use safetensors::tensor::Metadata;
 
 use crate::config::schedule::PlateauState;
 use crate::error::{Error, Result};
+use crate::options::OptionValue;
 use crate::plan::rates::{GroupState, RatesState};
 use crate::state::OptimizerState;
 
@@ -16,14 +17,16 @@ const FORMAT: &str = "wgpu-optim";
 pub enum Version {
     /// Sums of micro-batches are of gradients times the loss scale.
     V2,
-    /// They are without it.
+    /// They are without it. Numbers of groups may be set, and groups have schedules of their own.
     V3,
 }
 
 impl Version {
     /// The oldest that can hold the state: older readers refuse what they would take for something else.
     fn of(state: &OptimizerState) -> Self {
-        if state.loss_scale != 1.0 && state.sums().any(|sum| sum.iter().any(|x| *x != 0.0)) {
+        let sums = state.loss_scale != 1.0 && state.sums().any(|sum| sum.iter().any(|x| *x != 0.0));
+        let mut groups = state.rates.iter().flat_map(|rates| &rates.groups);
+        if sums || !state.group_plateaus.is_empty() || groups.any(|group| !group.options.is_empty()) {
             Self::V3
         } else {
             Self::V2
@@ -64,6 +67,16 @@ fn weight_sum_of(tensor: &str) -> String {
     format!("weight_sum:{tensor}")
 }
 
+/// Where an option of a group stands that was set.
+fn option_of(group: impl std::fmt::Display) -> String {
+    format!("rates.{group}.option.")
+}
+
+/// Where what the `plateau` schedule of a group remembers stands.
+fn group_plateau_of(what: &str, group: &str) -> String {
+    format!("group_plateau.{what}:{group}")
+}
+
 /// All that the metadata of a checkpoint holds.
 pub fn write(state: &OptimizerState, params: bool, extra: &BTreeMap<String, String>) -> BTreeMap<String, String> {
     let mut pairs = vec![
@@ -92,7 +105,15 @@ pub fn write(state: &OptimizerState, params: bool, extra: &BTreeMap<String, Stri
             pairs.push((format!("rates.{index}.lr"), exact(group.lr)));
             pairs.push((format!("rates.{index}.weight_decay"), exact(group.weight_decay)));
             pairs.extend(group.ratio.map(|ratio| (format!("rates.{index}.ratio"), exact(ratio))));
+            let options = group.options.iter();
+            pairs.extend(options.map(|(key, value)| (option_of(index) + key, value.to_string())));
         }
+    }
+    for (group, plateau) in &state.group_plateaus {
+        pairs.push((group_plateau_of("factor", group), exact(plateau.factor)));
+        pairs.push((group_plateau_of("bad_reports", group), plateau.bad_reports.to_string()));
+        pairs.push((group_plateau_of("cooldown", group), plateau.cooldown.to_string()));
+        pairs.extend(plateau.best.map(|best| (group_plateau_of("best", group), exact(best))));
     }
     for tensor in &state.tensors {
         pairs.push((rule_of(&tensor.name), tensor.rule.clone()));
@@ -211,16 +232,51 @@ impl<'a> Reader<'a> {
             dynamic_scale: self.is_true("loss_scale.dynamic").unwrap_or(loss_scale != 1.0),
             good_steps: self.count("good_steps"),
             ema_interval: self.has("ema.interval").then(|| self.long_count("ema.interval")),
-            plateau: PlateauState {
-                factor: self.number("plateau.factor"),
-                best: self.has("plateau.best").then(|| self.figure("plateau.best")),
-                bad_reports: self.long_count("plateau.bad_reports"),
-                cooldown: self.long_count("plateau.cooldown"),
-            },
+            plateau: self.plateau(|what| format!("plateau.{what}")),
             config: self.config(),
             rates: self.has("rates.lr").then(|| self.rates()),
+            group_plateaus: self.group_plateaus(),
             ..OptimizerState::default()
         }
+    }
+
+    fn plateau(&mut self, key: impl Fn(&str) -> String) -> PlateauState {
+        let best = key("best");
+        PlateauState {
+            factor: self.number(&key("factor")),
+            best: self.has(&best).then(|| self.figure(&best)),
+            bad_reports: self.long_count(&key("bad_reports")),
+            cooldown: self.long_count(&key("cooldown")),
+        }
+    }
+
+    fn group_plateaus(&mut self) -> BTreeMap<String, PlateauState> {
+        let factor = group_plateau_of("factor", "");
+        let groups: Vec<String> =
+            self.map.keys().filter_map(|key| key.strip_prefix(&factor)).map(str::to_owned).collect();
+        let one = |group: String| {
+            let plateau = self.plateau(|what| group_plateau_of(what, &group));
+            (group, plateau)
+        };
+        groups.into_iter().map(one).collect()
+    }
+
+    /// Options of a group that were set.
+    fn options(&mut self, group: u64) -> BTreeMap<String, OptionValue> {
+        let prefix = option_of(group);
+        let mut options = BTreeMap::new();
+        for (whole, text) in self.map {
+            let Some(key) = whole.strip_prefix(&prefix) else { continue };
+            match OptionValue::from_text(text) {
+                Some(value) => {
+                    options.insert(key.to_owned(), value);
+                }
+                None => {
+                    self.problems.push(format!("metadata {whole:?} is {text:?}, not a number or a list of numbers"))
+                }
+            }
+        }
+        options
     }
 
     fn rates(&mut self) -> RatesState {
@@ -237,6 +293,7 @@ impl<'a> Reader<'a> {
                 lr: self.number(&format!("rates.{i}.lr")),
                 weight_decay: self.number(&format!("rates.{i}.weight_decay")),
                 ratio: self.has(&ratio).then(|| self.number(&ratio)),
+                options: self.options(i),
             }
         });
         let groups = groups.collect();

@@ -9,9 +9,9 @@ use crate::plan::Plan;
 /// Rows of a ring that groups go by: steps that can be recorded and not yet known to be done.
 pub const STEP_ROWS: u64 = 4096;
 
-/// Rows of the ring of a tensor that missed steps: as many as a budget for all tensors allows.
+/// Rows of the ring of a tensor with a lane of its own: as many as a budget for all tensors allows.
 const OWN_ROWS: RangeInclusive<u64> = 16..=256;
-const OWN_BUDGET_WORDS: u64 = 1 << 20;
+const OWN_BUDGET: u64 = 87_381;
 
 const LANE_WORDS: u64 = (size_of::<LaneSource>() / 4) as u64;
 const RATES_WORDS: u64 = (size_of::<RatesRow>() / 4) as u64;
@@ -23,6 +23,8 @@ pub struct Counts {
     pub groups: u64,
     /// Groups whose scalars no group before them has.
     pub scalars: u64,
+    /// Schedules of rates, the groups' own among them.
+    pub schedules: u64,
     pub tensors: u64,
 }
 
@@ -41,14 +43,15 @@ pub struct Places {
 
 impl Counts {
     pub fn of(plan: &Plan) -> Self {
-        let [groups, scalars, tensors] =
-            [plan.groups.len(), plan.scalars.first_groups().len(), plan.tensors.len()].map(|count| count as u64);
-        Self { groups, scalars, tensors }
+        let schedules = 1 + plan.groups.iter().filter(|group| group.schedule.is_some()).count();
+        let counts = [plan.groups.len(), plan.scalars.first_groups().len(), schedules, plan.tensors.len()];
+        let [groups, scalars, schedules, tensors] = counts.map(|count| count as u64);
+        Self { groups, scalars, schedules, tensors }
     }
 
     /// What a binding of so many bytes does not hold, in words, with the most that it would.
     fn too_many(self, binding: u64) -> String {
-        let Self { groups, scalars, tensors } = self;
+        let Self { groups, scalars, tensors, .. } = self;
         let bytes = Places::with(self).bytes();
         let [none, one] = [0, 1].map(|scalars| Places::with(Self { scalars, ..self }).bytes());
         let most = match binding.saturating_sub(none) / (one - none) {
@@ -69,13 +72,13 @@ impl Places {
     }
 
     pub fn with(counts: Counts) -> Self {
-        let Counts { groups, scalars, tensors } = counts;
+        let Counts { groups, scalars, schedules, tensors } = counts;
         let row = ROW_WORDS as u64;
-        let fitting = OWN_BUDGET_WORDS / (row * tensors.max(1));
+        let fitting = OWN_BUDGET / tensors.max(1);
         let own_rows = fitting.clamp(*OWN_ROWS.start(), *OWN_ROWS.end());
         let rates_at = (groups + tensors) * LANE_WORDS;
         let factors_at = rates_at + groups * RATES_WORDS;
-        let rows_at = factors_at + STEP_ROWS;
+        let rows_at = factors_at + schedules * STEP_ROWS;
         let own_at = rows_at + scalars * STEP_ROWS * row;
         Self { rates_at, factors_at, rows_at, own_at, own_rows, words: own_at + tensors * own_rows * row }
     }
@@ -101,6 +104,11 @@ impl Places {
         self.rows_at + scalars as u64 * STEP_ROWS * ROW_WORDS as u64
     }
 
+    /// The first word of a schedule's factors; the first is that of `[schedule]`.
+    pub fn factors(self, schedule: usize) -> u64 {
+        self.factors_at + schedule as u64 * STEP_ROWS
+    }
+
     /// The first word of the ring of the so-and-so-many-th tensor with a lane of its own.
     pub fn own_ring(self, own: usize) -> u64 {
         self.own_at + own as u64 * self.own_rows * ROW_WORDS as u64
@@ -117,7 +125,7 @@ mod tests {
     use crate::tensor::TensorSpec;
 
     fn counts(groups: u64, scalars: u64, tensors: u64) -> Counts {
-        Counts { groups, scalars, tensors }
+        Counts { groups, scalars, schedules: 1, tensors }
     }
 
     /// What an error says fits is the most that does.

@@ -70,6 +70,11 @@ impl Progress {
         (self.known.micro + self.ahead(dropped)).is_multiple_of(accumulate.max(1))
     }
 
+    /// Steps taken before the one that is recorded next, if all that are under way are taken.
+    pub fn next_count(&self, dropped: u64, accumulate: u64) -> u64 {
+        self.known.taken + (self.known.micro + self.ahead(dropped)) / accumulate.max(1)
+    }
+
     /// A state is loaded while nothing is under way: counts start from there.
     pub fn restart(&mut self, state: &OptimizerState, executed_before: u64) {
         // Steps recorded earlier and not yet submitted are still to come.

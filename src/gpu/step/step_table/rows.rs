@@ -5,31 +5,40 @@ use std::ops::Range;
 
 use bytemuck::cast_slice;
 
-use super::{OwnLane, STEP_ROWS, StepTable};
+use super::{GroupLane, OwnLane, STEP_ROWS, StepTable};
 use crate::config::schedule::held;
 use crate::error::Result;
 use crate::gpu::abi::{LaneSource, ROW_WORDS, RatesRow};
 use crate::gpu::device::upload::Writes;
-use crate::plan::Plan;
-use crate::plan::rates::Rates;
-use crate::rule::hyper::Scalars;
+use crate::plan::rates::{GroupRates, Rates};
+use crate::rule::hyper::MAX_SCALARS;
 
 /// Of tensors' own rings, so many in one write at most.
 const OWN_WRITE: usize = 4096;
 
 impl StepTable {
-    /// Those rows of the rings that groups go by.
-    pub(super) fn write_rings(&self, to: &mut dyn Writes, plan: &Plan, rates: &Rates, rows: Range<u64>) -> Result<()> {
-        for (ring, group) in plan.scalars.first_groups().iter().enumerate() {
-            let row = |count: u64| row_of(plan, rates, *group, count);
-            self.write_ring(to, self.places.ring(ring), STEP_ROWS, rows.clone(), row)?;
+    /// Those rows of the rings that groups go by, of rings of groups that are `wanted`.
+    pub(super) fn write_rings(
+        &self,
+        to: &mut dyn Writes,
+        rates: &Rates,
+        rows: Range<u64>,
+        wanted: impl Fn(usize) -> bool,
+    ) -> Result<()> {
+        let mut written = vec![false; self.groups.len()];
+        for (group, lane) in self.groups.iter().enumerate().filter(|(group, lane)| !lane.idle && wanted(*group)) {
+            // All that go by it have the same.
+            if !std::mem::replace(&mut written[lane.ring], true) {
+                let row = |count: u64| row_of(rates, group, count);
+                self.write_ring(to, self.places.ring(lane.ring), STEP_ROWS, rows.clone(), row)?;
+            }
         }
         Ok(())
     }
 
     /// Extends the tensors' own rings, which are short and many: neighbours in one write, as a write costs more than
     /// what it brings. So whole rings are written, with the rows that are there already as they are.
-    pub(super) fn fill_own(&mut self, to: &mut dyn Writes, plan: &Plan, rates: &Rates) -> Result<()> {
+    pub(super) fn fill_own(&mut self, to: &mut dyn Writes, rates: &Rates) -> Result<()> {
         let rows = self.places.own_rows;
         // Most tensors share a group and a count with others.
         let mut rings: HashMap<(usize, u64), Vec<[f32; ROW_WORDS]>> = HashMap::new();
@@ -44,7 +53,7 @@ impl StepTable {
                 let ring = rings.entry((lane.group, lane.confirmed)).or_insert_with(|| {
                     let mut ring = vec![[0.0; ROW_WORDS]; rows as usize];
                     for count in lane.confirmed..lane.confirmed + rows {
-                        ring[(count % rows) as usize] = row_of(plan, rates, lane.group, count);
+                        ring[(count % rows) as usize] = row_of(rates, lane.group, count);
                     }
                     ring
                 });
@@ -60,10 +69,14 @@ impl StepTable {
         Ok(())
     }
 
-    /// The factors of those steps.
+    /// The factors of those steps, of every schedule.
     pub(super) fn write_factors(&self, to: &mut dyn Writes, rates: &Rates, rows: Range<u64>) -> Result<()> {
-        let factor = |t: u64| [(rates.factor(t) * rates.unit()) as f32];
-        self.write_ring(to, self.places.factors_at, STEP_ROWS, rows, factor)
+        let own = self.groups.iter().enumerate().filter(|(_, lane)| lane.schedule > 0);
+        for (group, lane) in std::iter::once((0, &self.groups[0])).chain(own) {
+            let factor = |t: u64| [(rates.factor_of(group, t) * rates.unit_of(group)) as f32];
+            self.write_ring(to, self.places.factors(lane.schedule), STEP_ROWS, rows.clone(), factor)?;
+        }
+        Ok(())
     }
 
     fn write_ring<const N: usize>(
@@ -86,10 +99,10 @@ impl StepTable {
     }
 
     pub(super) fn write_lanes(&self, to: &mut dyn Writes) -> Result<()> {
-        let groups = self.rings.iter().enumerate().map(|(group, ring)| LaneSource {
+        let groups = self.groups.iter().enumerate().map(|(group, lane)| LaneSource {
             group: group as u32,
             counts: 0,
-            rows_at: self.places.ring(*ring) as u32,
+            rows_at: self.places.ring(lane.ring) as u32,
             rows: STEP_ROWS as u32,
         });
         let own = self.own.iter().enumerate().map(|(place, lane)| LaneSource {
@@ -103,32 +116,33 @@ impl StepTable {
     }
 
     pub(super) fn write_rates(&self, to: &mut dyn Writes, rates: &Rates) -> Result<()> {
-        let rows: Vec<_> = rates
-            .groups()
-            .iter()
-            .map(|group| {
-                let decays = group.decays();
-                RatesRow {
-                    lr: held(group.lr / rates.unit()) as f32,
-                    coupled: decays.coupled as f32,
-                    decoupled: decays.decoupled as f32,
-                    in_ratio: decays.in_ratio as f32,
-                    sign: group.sign as f32,
-                    unscaled: u32::from(!group.scaled),
-                    spare: [0; 2],
-                }
-            })
-            .collect();
+        let row = |(group, lane): (usize, &GroupLane)| {
+            let rate = rates.groups()[group];
+            // Where the rows have it, its kind is left.
+            let scheduled = rates.scheduled_decay(group, 0).is_some();
+            let decays =
+                if scheduled { GroupRates { decay: rate.decay.with_lambda(1.0), ..rate } } else { rate }.decays();
+            RatesRow {
+                lr: held(rate.lr * rate.scale / rates.unit_of(group)) as f32,
+                coupled: decays.coupled as f32,
+                decoupled: decays.decoupled as f32,
+                in_ratio: decays.in_ratio as f32,
+                sign: rate.sign as f32,
+                factors_at: if rate.scaled { self.places.factors(lane.schedule) as u32 } else { 0 },
+                spare: [0; 2],
+            }
+        };
+        let rows: Vec<_> = self.groups.iter().enumerate().map(row).collect();
         to.put(&self.buffer, self.places.rates_at * 4, cast_slice(&rows))
     }
 }
 
 /// The row for that count of steps taken.
-fn row_of(plan: &Plan, rates: &Rates, group: usize, count: u64) -> [f32; ROW_WORDS] {
-    scalars(plan, rates, group, count + 1).map(|x| x as f32)
-}
-
-/// The scalars of a group's step, at the rate that it has.
-pub(super) fn scalars(plan: &Plan, rates: &Rates, group: usize, step: u64) -> Scalars {
-    plan.groups[group].rule.scalars(step, rates.groups()[group].lr)
+fn row_of(rates: &Rates, group: usize, count: u64) -> [f32; ROW_WORDS] {
+    let mut row = [0.0; ROW_WORDS];
+    for (word, scalar) in row.iter_mut().zip(rates.scalars(group, count)) {
+        *word = scalar as f32;
+    }
+    row[MAX_SCALARS] = rates.scheduled_decay(group, count).unwrap_or(1.0) as f32;
+    row
 }
