@@ -7,7 +7,9 @@ struct Block {
     start: u32,
     state: u32,
     partial: u32,
-    spare: vec2<u32>,
+    // 1 where its gradients have no part in norms.
+    unclipped: u32,
+    spare: u32,
 }
 
 // A row of `tables`, which start with the blocks.

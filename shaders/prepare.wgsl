@@ -177,6 +177,9 @@ fn prepare(@builtin(local_invocation_index) thread: u32) {
         if CLIP_LARGEST {
             scale = clip_factor(largest_scaled(sum_at(i)), settings.norm_limit, 0.0);
         }
+        if tensor.unclipped != 0u {
+            scale = Scaled(1.0, 0);
+        }
         var share = 0.0;
         let steps = control.counts[i];
         if action == TAKE {

@@ -8,6 +8,8 @@ override ZEROS: bool = false;
 override TEST_NONFINITE: bool = true;
 // Whether non-finite elements are counted as each micro-batch brings them, for want of a trace in the sum.
 override COUNT_EACH: bool = false;
+// Whether blocks whose norm nobody limits have no part in the sums of sizes.
+override SPARES: bool = false;
 
 fn loaded(block: Block, i: u32, unscale: f32) -> vec4<u32> {
     return with_accumulated(load_gradients(gradient_element(block, i), 4u), block, i, unscale);
@@ -112,8 +114,11 @@ fn scan(
     let count = bad.x + bad.y + bad.z + bad.w;
     let zero_count = zeros.x + zeros.y + zeros.z + zeros.w;
     let mine = Partial(sums.x, sums.y, sums.z, largest, count, zero_count, vec2<u32>());
-    let total = sum_over_workgroup(thread, mine);
+    var total = sum_over_workgroup(thread, mine);
     if thread == 0u {
+        if SPARES && block.unclipped != 0u {
+            total = Partial(0.0, 0.0, 0.0, 0.0, total.count, 0u, vec2<u32>());
+        }
         partials[block.partial] = total;
     }
 }

@@ -11,7 +11,8 @@ struct Tensor {
     averages: u32,
     // Of its random bits.
     key: u32,
-    spare: u32,
+    // 1 where limits and normalising of norms leave its gradients alone.
+    unclipped: u32,
 }
 
 fn tensor_at(index: u32) -> Tensor {

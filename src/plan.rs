@@ -162,7 +162,7 @@ impl Plan {
                 let code = Code { rule, common, storage, factored: matrix && factors(rule) };
                 variant = variant_of(code, config, &mut variants);
             }
-            check_lines(spec, elements, &variants[variant], &config.gradient)?;
+            check_lines(spec, elements, &variants[variant], config.gradient.clip_adaptive.is_some() && planned.clip)?;
             tensors.push(PlannedTensor { spec: spec.clone(), elements, group, variant });
         }
         let live = |t: &&PlannedTensor| t.elements > 0 && !groups[t.group].frozen;
@@ -286,7 +286,13 @@ impl Plan {
 
     /// The units of a tensor's adaptive clip, if there is one.
     pub(crate) fn units(&self, tensor: usize) -> Option<Lines> {
-        self.gradient.clip_adaptive.and_then(|_| Lines::units(&self.tensors[tensor].spec.shape))
+        let clips = self.gradient.clip_adaptive.is_some() && self.is_clipped(tensor);
+        Lines::units(&self.tensors[tensor].spec.shape).filter(|_| clips)
+    }
+
+    /// Whether limits and normalising of norms act on a tensor's gradient, and count it.
+    pub(crate) fn is_clipped(&self, tensor: usize) -> bool {
+        self.group_of(tensor).clip
     }
 
     /// Whether anything goes by lines of tensors.
@@ -421,8 +427,7 @@ fn variant_of(code: Code<'_>, config: &OptimizerConfig, variants: &mut Vec<Varia
 }
 
 /// Lines are numbered in 32 bits on the GPU, and the units of a tensor follow from its dimensions.
-fn check_lines(spec: &TensorSpec, elements: u64, variant: &Variant, gradient: &GradientConfig) -> Result<()> {
-    let by_units = gradient.clip_adaptive.is_some();
+fn check_lines(spec: &TensorSpec, elements: u64, variant: &Variant, by_units: bool) -> Result<()> {
     if by_units && elements > 0 && Lines::units(&spec.shape).is_none() {
         let problem = format!("gradient.clip_adaptive takes at most 5 dimensions, its shape is {:?}", spec.shape);
         return Err(Error::tensor(&spec.name, problem));

@@ -95,7 +95,10 @@ pub fn scan<F: CpuFloat>(dense: &[Dense<'_, F>], plan: &Plan, unscale: f64) -> S
         nonfinite: plan.gradient.on_nonfinite != OnNonfinite::Propagate,
         sizes: plan.gradient.needs_factors(),
     };
-    let (tensors, nonfinite) = sums(&gradients, wanted, &UpdateSettings { unscale, ..settings(plan) });
+    let (mut tensors, nonfinite) = sums(&gradients, wanted, &UpdateSettings { unscale, ..settings(plan) });
+    // No norm counts what none limits.
+    let spared = tensors.iter_mut().zip(dense).filter(|(_, d)| !plan.is_clipped(d.tensor));
+    spared.for_each(|(sizes, _)| *sizes = Sizes::default());
     Scan { nonfinite, tensors }
 }
 
@@ -118,7 +121,9 @@ pub fn prepare<F: CpuFloat>(
         let rate = rates.groups()[group];
         let lr = rate.step_lr(factors[group]);
         let sizes = scan.tensors.get(index).copied().unwrap_or_default();
-        let own = if plan.gradient.by_tensor() {
+        let own = if !plan.is_clipped(d.tensor) {
+            1.0
+        } else if plan.gradient.by_tensor() {
             plan.gradient.tensor_coefficient(sizes.squares.root(), sizes.largest)
         } else {
             scales.coefficient

@@ -45,7 +45,9 @@ pub struct BlockRow {
     pub start: u32,
     pub state: u32,
     pub partial: u32,
-    pub spare: [u32; 2],
+    /// 1 where its gradients have no part in norms.
+    pub unclipped: u32,
+    pub spare: u32,
 }
 
 /// `Span` of `shaders/span.wgsl`.
@@ -136,7 +138,8 @@ pub struct TensorRow {
     /// 1 where the rule averages its iterates.
     pub averages: u32,
     pub key: u32,
-    pub spare: u32,
+    /// 1 where limits and normalising of norms leave its gradients alone.
+    pub unclipped: u32,
 }
 
 /// The head of `Control` of `shaders/control.wgsl`; the tensors' counts follow.

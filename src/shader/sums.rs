@@ -44,6 +44,7 @@ fn sums_of_gradients(variant: &Variant, gradient: &GradientConfig, access: Acces
     constants.push(("ZEROS", 0.0));
     constants.push(("COUNT_EACH", flag(gradient.counts_each())));
     constants.push(("TEST_NONFINITE", flag(gradient.on_nonfinite != OnNonfinite::Propagate)));
+    constants.push(("SPARES", 1.0));
     let tables = [TABLES, SETTINGS, (Table::BlockParts(parts), Mode::Write), (Table::Control, Mode::Read)];
     kernel(source, "scan", constants, tables)
 }
@@ -55,8 +56,8 @@ pub fn watch(variant: &Variant, gradient: &GradientConfig, access: Access) -> Ke
         if ["NORM", "LARGEST", "ZEROS", "TEST_NONFINITE"].contains(name) {
             *value = 1.0;
         }
-        // Of completed steps only.
-        if *name == "COUNT_EACH" {
+        // Of completed steps only, and of all tensors.
+        if ["COUNT_EACH", "SPARES"].contains(name) {
             *value = 0.0;
         }
     }

@@ -1,7 +1,9 @@
 //! What the engine does around a rule, away from its defaults.
 
 use super::Variation;
-use crate::config::{DynamicScale, EmaConfig, LossScale, OnNonfinite, OptimizerConfig};
+use crate::config::schedule::{Exponential, Linear};
+use crate::config::{DynamicScale, EmaConfig, Group, LossScale, OnNonfinite, OptimizerConfig};
+use crate::options::OptionValue;
 
 /// What the engine does around a rule, each by itself, where that configuration allows it.
 pub fn around(variation: &Variation) -> Vec<Variation> {
@@ -16,7 +18,7 @@ pub fn all_around(variation: &Variation) -> Variation {
 type Change = (&'static str, fn(&mut OptimizerConfig));
 
 /// Limits are near what the tensors of a check have, so that they bite in some and not in others.
-const ENGINE: [Change; 17] = [
+const ENGINE: [Change; 20] = [
     ("maximize=true", |c| c.common.maximize = true),
     ("cautious=true", |c| c.common.cautious = true),
     ("gradient.accumulate=2", |c| c.gradient.accumulate = 2),
@@ -39,6 +41,18 @@ const ENGINE: [Change; 17] = [
     ("weights.max_norm=5", |c| c.weights.max_norm = Some(5.0)),
     ("ema={decay=0.9 warmup=true interval=2}", |c| {
         c.ema = Some(EmaConfig { decay: 0.9, warmup: true, interval: 2 });
+    }),
+    ("groups.clip=false beside gradient.clip_global_norm=1", |c| {
+        c.gradient.clip_global_norm = Some(1.0);
+        c.groups.push(Group::matching("tensor1").unclipped());
+    }),
+    ("groups.lr_scale=0.5 groups.schedule={exponential}", |c| {
+        c.groups.push(Group::matching("tensor1").lr_scale(0.5).schedule(Exponential { gamma: 0.5 }));
+    }),
+    ("schedules.weight_decay={linear}", |c| {
+        // Rules without one are told by the schedule that acts on nothing.
+        let _ = c.rule.set_option("weight_decay", &OptionValue::Number(0.1));
+        c.schedules.insert("weight_decay".to_owned(), Linear { total_steps: 4, end_factor: 0.1 }.into());
     }),
 ];
 

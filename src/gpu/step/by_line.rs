@@ -51,6 +51,9 @@ impl Lines {
         let values =
             gpu.buffer("values by line", tables.words * 4, usage | BufferUsages::COPY_SRC | BufferUsages::COPY_DST)?;
         gpu.put(&values, 0, cast_slice(&tables.headers))?;
+        if let Some(one) = tables.one {
+            gpu.put(&values, u64::from(one) * 4, bytemuck::bytes_of(&1.0f32))?;
+        }
         let sum = |stage: &Stage| -> Result<Option<LineSum>> {
             if stage.jobs.is_empty() {
                 return Ok(None);

@@ -40,6 +40,8 @@ pub struct LineTables {
     /// Words of values, the headers first.
     pub words: u64,
     pub headers: Vec<LineHeader>,
+    /// Where the factor of tensors stands whose units are not clipped.
+    pub one: Option<u32>,
 }
 
 /// Sets that are added up at the same time.
@@ -108,7 +110,8 @@ impl LineTables {
         places.iter().for_each(|(tensor, _, _)| parts[*tensor] += 1);
 
         let Some((headers, words)) = headers(plan) else { return Ok(None) };
-        let mut tables = Self { headers, words, ..Self::default() };
+        let one = (0..tensors).find(|t| spares_units(plan, *t)).map(|t| headers[t].units_at);
+        let mut tables = Self { headers, words, one, ..Self::default() };
         let mut of_units = vec![Vec::new(); tensors];
         let mut of_gradients = vec![Vec::new(); tensors];
         for t in (0..tensors).filter(|t| plan.is_live(*t)) {
@@ -175,25 +178,35 @@ impl LineTables {
     }
 }
 
+/// Whether units are clipped, but not this tensor's.
+fn spares_units(plan: &Plan, tensor: usize) -> bool {
+    plan.gradient.clip_adaptive.is_some() && plan.is_live(tensor) && !plan.is_clipped(tensor)
+}
+
 /// Where each tensor's values by line are, and the words of all. `None` where nothing goes by lines.
 pub fn headers(plan: &Plan) -> Option<(Vec<LineHeader>, u64)> {
     if !plan.by_line() {
         return None;
     }
     let mut words = 8 * plan.tensors.len() as u64;
-    let mut take = |lines: Lines| {
-        words += lines.count;
-        (words - lines.count) as u32
+    let mut take = |count: u64| {
+        words += count;
+        (words - count) as u32
     };
     let mut headers = vec![LineHeader::default(); plan.tensors.len()];
+    // Where no unit is clipped there is one, of a factor that nothing changes, the same for all such tensors.
+    let one = (0..plan.tensors.len()).any(|t| spares_units(plan, t)).then(|| take(1));
     for (t, header) in headers.iter_mut().enumerate().filter(|(t, _)| plan.is_live(*t)) {
         if let Some(lines) = plan.units(t) {
-            (header.units_at, header.units) = (take(lines), lines.count as u32);
+            (header.units_at, header.units) = (take(lines.count), lines.count as u32);
+        }
+        if let Some(one) = one.filter(|_| spares_units(plan, t)) {
+            (header.units_at, header.units) = (one, 1);
         }
         if let Some(matrices) = plan.factored(t) {
-            header.rows_at = take(matrices.row_lines());
-            header.columns_at = take(matrices.column_lines());
-            header.means_at = take(matrices.matrix_lines());
+            header.rows_at = take(matrices.row_lines().count);
+            header.columns_at = take(matrices.column_lines().count);
+            header.means_at = take(matrices.matrix_lines().count);
             (header.rows, header.columns) = (matrices.rows as u32, matrices.columns as u32);
         }
     }

@@ -153,7 +153,7 @@ impl Tables {
         let storage = BufferUsages::STORAGE;
         let copied = storage | BufferUsages::COPY_DST | BufferUsages::COPY_SRC;
         let tables = gpu.buffer("tables", sizes.tables, copied)?;
-        gpu.put(&tables, 0, cast_slice(&block_rows(layout)))?;
+        gpu.put(&tables, 0, cast_slice(&block_rows(plan, layout)))?;
         let tensor_rows = tensor_rows(plan, layout);
         gpu.put(&tables, 4 * regions.tensors, cast_slice(&tensor_rows))?;
         if let Some(lines) = &line_tables {
@@ -352,7 +352,7 @@ impl Tables {
     }
 }
 
-fn block_rows(layout: &Layout) -> Vec<BlockRow> {
+fn block_rows(plan: &Plan, layout: &Layout) -> Vec<BlockRow> {
     let row = |b: &TensorBlock| BlockRow {
         tensor: b.tensor as u32,
         // Only its bits matter, to tell blocks of one tensor apart.
@@ -361,7 +361,8 @@ fn block_rows(layout: &Layout) -> Vec<BlockRow> {
         start: b.start,
         state: b.state,
         partial: b.partial,
-        spare: [0; 2],
+        unclipped: (!plan.is_clipped(b.tensor)).into(),
+        spare: 0,
     };
     layout.blocks.iter().map(row).collect()
 }
@@ -378,7 +379,7 @@ fn tensor_rows(plan: &Plan, layout: &Layout) -> Vec<TensorRow> {
             elements: plan.tensors[t].elements as f32,
             averages: (live && plan.variant_of(t).averages()).into(),
             key: plan.noise_key(t),
-            spare: 0,
+            unclipped: (!plan.is_clipped(t)).into(),
         }
     };
     (0..plan.tensors.len()).map(row).collect()

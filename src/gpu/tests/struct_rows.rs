@@ -138,7 +138,7 @@ fn rows_equal_the_structs_of_every_kernel() {
         ema_interval,
         ema_weight,
     });
-    let block = members!(BlockRow { tensor, number, len, start, state, partial, spare });
+    let block = members!(BlockRow { tensor, number, len, start, state, partial, unclipped, spare });
     let span = members!(SpanRow {
         first_block,
         blocks,
@@ -150,7 +150,7 @@ fn rows_equal_the_structs_of_every_kernel() {
         spare,
     });
     let assignment = members!(AssignmentRow { row, member, gradient_shift, spare });
-    let tensor = members!(TensorRow { lane, live, first_partial, partials, elements, averages, key, spare });
+    let tensor = members!(TensorRow { lane, live, first_partial, partials, elements, averages, key, unclipped });
     let control = members!(Control {
         taken,
         skipped,
