@@ -72,6 +72,8 @@ struct Needs {
     measures: bool,
     averages: bool,
     factors: bool,
+    /// There are such tensors, and norms count none of them.
+    spared: bool,
 }
 
 /// A tensor and where it belongs.
@@ -167,7 +169,9 @@ impl Plan {
         }
         let live = |t: &&PlannedTensor| t.elements > 0 && !groups[t.group].frozen;
         let any = |of: &dyn Fn(&Variant) -> bool| tensors.iter().filter(live).any(|t| of(&variants[t.variant]));
+        let mut clipped = tensors.iter().filter(live).map(|t| groups[t.group].clip).peekable();
         let needs = Needs {
+            spared: clipped.peek().is_some() && clipped.all(|clip| !clip),
             measures: any(&Variant::measures),
             averages: any(&Variant::averages),
             factors: any(&|v| v.factored),

@@ -153,7 +153,7 @@ impl Plan {
         let parts = gradient.needs_scan() && !gradient.only_finds();
         let measures = self.measures();
         let limits = self.weights.tensor_limit().is_some();
-        let units = gradient.clip_adaptive.is_some();
+        let units = gradient.clip_adaptive.is_some() && !self.needs.spared;
         let factors = self.factors();
         [
             (watched, Pass::Watch),
