@@ -136,6 +136,54 @@ fn a_thousand_buffers_take_two_bind_groups() {
     assert_eq!(groups(&with), expected);
 }
 
+/// All tensors' parameters in one buffer and all gradients in another, in the opposite order: no two lie at the same
+/// distance.
+#[test]
+fn one_pair_of_buffers_is_one_dispatch_wherever_the_gradients_are() {
+    let [_, gpu] = devices();
+    let config = OptimizerConfig::new(AdamW::default()).clip_global_norm(0.5);
+    let sizes: Vec<u64> = (0..400).map(|i| SIZES[i % SIZES.len()].min(600)).collect();
+    let mut numbers = Numbers::new(7);
+    let [params, gradients] = [(); 2].map(|()| sizes.iter().map(|n| numbers.take(*n as usize)).collect::<Vec<_>>());
+    let run = |together: bool, clear: bool| {
+        let whole = [(); 2].map(|()| buffer(&gpu, 400 * 4096));
+        let slice = |which: usize, place: usize, n: u64| match together {
+            true => Slice::new(&whole[which], place as u64 * 4096, n * 4),
+            false => Slice::from(&buffer(&gpu, n * 4)),
+        };
+        let tensors: Vec<_> = (0..400)
+            .map(|i| {
+                let [own, gradient] = [slice(0, i, sizes[i]), slice(1, 399 - i, sizes[i])];
+                gpu.write(&own, &params[i]).unwrap();
+                gpu.write(&gradient, &gradients[i]).unwrap();
+                Tensor::new(format!("{i}"), [sizes[i]], own).with_gradient(gradient)
+            })
+            .collect();
+        let mut optimizer = Optimizer::new(&gpu, &config, tensors).unwrap();
+        optimizer.set_zero_gradients(clear).unwrap();
+        let before = gpu.objects_created();
+        submit(&gpu, |encoder| optimizer.step(encoder).unwrap());
+        let first = gpu.objects_created();
+        assert_eq!(first.pipelines, before.pipelines, "all pipelines are there from construction");
+        // Again without a few gradients.
+        for tensor in [3, 200, 399] {
+            optimizer.set_gradient(tensor, None).unwrap();
+        }
+        submit(&gpu, |encoder| optimizer.step(encoder).unwrap());
+        assert_eq!(gpu.objects_created().pipelines, first.pipelines);
+        let tensors = optimizer.tensors().to_vec();
+        let read = |slice: &Slice| support::model::read_slice(&gpu, slice);
+        let bits: Vec<_> = tensors.iter().map(|t| (read(&t.params), t.gradient.as_ref().map(&read))).collect();
+        (bits, first.bind_groups - before.bind_groups)
+    };
+    for clear in [false, true] {
+        let [(list, few), (single, many)] = [true, false].map(|together| run(together, clear));
+        assert!(list == single, "clear {clear}");
+        // By vectors and by words: a scan and an update each.
+        assert_eq!((few, many), (4, 2 * 400), "clear {clear}");
+    }
+}
+
 /// A buffer that is read for one tensor and written for another in the same dispatch.
 #[test]
 fn a_gradient_may_lie_in_the_buffer_of_another_tensors_parameters() {

@@ -73,9 +73,11 @@ fn accesses(thorough: bool) -> Vec<Access> {
         vector: i & 1 != 0,
         aliased: i & 2 != 0,
         clear: i & 4 != 0,
+        listed: i & 16 != 0,
         bundle: NonZeroU32::new(if i & 8 != 0 { 16 } else { 0 }),
     };
-    (0..if thorough { 16 } else { 10 }).map(each).collect()
+    let all = if thorough { (0..24).collect() } else { [0..10, 16..18].into_iter().flatten().collect::<Vec<_>>() };
+    all.into_iter().map(each).collect()
 }
 
 /// The kernels that a plan needs.

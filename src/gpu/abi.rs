@@ -64,7 +64,7 @@ pub struct SpanRow {
     pub spare: u32,
 }
 
-/// `Assignment` of `shaders/bundle.wgsl`.
+/// `Assignment` of `shaders/list.wgsl`.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Pod, Zeroable)]
 pub struct AssignmentRow {

@@ -45,10 +45,11 @@ fn variant(rule: &dyn Rule) -> Variant {
 }
 
 fn accesses() -> impl Iterator<Item = Access> {
-    (0..16).map(|i| Access {
+    (0..32).filter(|i| i & 24 != 24).map(|i| Access {
         vector: i & 1 != 0,
         aliased: i & 2 != 0,
         clear: i & 4 != 0,
+        listed: i & 16 != 0,
         bundle: BUNDLE.filter(|_| i & 8 != 0),
     })
 }

@@ -6,7 +6,8 @@
 //!   buffer. A tensor longer than the limit has several; small tensors in one buffer share one.
 //! - A **run** is the blocks of a window that the same kernel can address (by `vec4` or by words).
 //! - A **span** is the part of a run whose gradients lie at one constant distance in one buffer.
-//! - A **dispatch** serves one span, or a bundle of them where the device has arrays of bindings.
+//! - A **dispatch** serves one span, a list of those in one pair of buffers, or a bundle of them where the device has arrays of
+//!   bindings.
 
 mod arena;
 mod bundles;
@@ -339,7 +340,6 @@ impl Layout {
     }
 }
 
-/// Bytes that a window and a gradient binding may take.
 /// Groups of neighbouring blocks where there are many blocks, and each tensor's parts: its first group, and how many it
 /// has. Of few blocks there are no groups, and each is a part.
 fn grouped(blocks: &[[u32; 2]]) -> (Vec<[u32; 2]>, Vec<[u32; 2]>) {
@@ -356,6 +356,7 @@ fn grouped(blocks: &[[u32; 2]]) -> (Vec<[u32; 2]>, Vec<[u32; 2]>) {
     (groups, parts)
 }
 
+/// Bytes that a window and a gradient binding may take.
 fn window_limit(limits: &DeviceLimits) -> u64 {
     limits.binding.min(WINDOW_CAP) / VECTOR * VECTOR
 }

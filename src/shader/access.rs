@@ -1,4 +1,4 @@
-//! How kernels reach the memory of a span, or of the spans of a bundle.
+//! How kernels reach the memory of a span, or of the spans of a list or of a bundle.
 
 use std::fmt::Write as _;
 use std::num::NonZeroU32;
@@ -14,11 +14,18 @@ pub struct Access {
     pub aliased: bool,
     /// Gradients are zeroed after they are read.
     pub clear: bool,
-    /// Bindings in an array of them, where a dispatch serves a bundle of spans.
+    /// A table says which block a workgroup serves, and where its gradients are: of a list of spans in one pair of buffers.
+    pub listed: bool,
+    /// The same with bindings in an array of them, where a dispatch serves a bundle of spans in any buffers.
     pub bundle: Option<NonZeroU32>,
 }
 
 impl Access {
+    /// Whether a table has a row for each workgroup.
+    pub fn has_table(self) -> bool {
+        self.listed || self.bundle.is_some()
+    }
+
     /// Whether gradients are bound for writing.
     pub fn writes_gradients(self) -> bool {
         self.aliased || self.clear
@@ -29,12 +36,10 @@ impl Access {
 pub fn add_span(source: &mut String, access: Access) {
     add_row(source, file!("blocks.wgsl"), "Block", false);
     source.push_str(file!("storage/f32.wgsl"));
+    source.push_str(if access.has_table() { file!("list.wgsl") } else { file!("span.wgsl") });
     if access.bundle.is_some() {
-        source.push_str(file!("bundle.wgsl"));
         // Before all else, as WGSL wants it, and on the first line, so that errors still name a rule's own lines.
         source.insert_str(0, "enable wgpu_binding_array; ");
-    } else {
-        source.push_str(file!("span.wgsl"));
     }
 }
 

@@ -76,12 +76,13 @@ pub struct DispatchCache {
 /// Of the kernels that change parameters, with the state, and the codes of compressed state.
 pub fn update_bindings(access: Access, has_state: bool, has_codes: bool) -> Bindings {
     let gradients = if access.writes_gradients() { Kind::Write } else { Kind::Read };
+    let table = if access.has_table() { Kind::Read } else { Kind::Uniform };
     // wgpu has no uniforms beside arrays of bindings.
-    let table = if access.bundle.is_some() { Kind::Read } else { Kind::Uniform };
+    let codes = if access.bundle.is_some() { Kind::Read } else { Kind::Uniform };
     let mut bindings = vec![(0, Kind::Write.in_array(access.bundle)), (1, gradients.in_array(access.bundle))];
     bindings.extend(has_state.then_some((2, Kind::Write.in_array(access.bundle))));
     bindings.push((3, table));
-    bindings.extend(has_codes.then_some((4, table)));
+    bindings.extend(has_codes.then_some((4, codes)));
     bindings
 }
 
@@ -89,15 +90,15 @@ pub fn update_bindings(access: Access, has_state: bool, has_codes: bool) -> Bind
 /// parameters.
 pub fn unit_bindings(has_state: bool) -> Bindings {
     let mut bindings = vec![(0, Kind::Read)];
-    bindings.extend(scan_bindings(None, has_state));
+    bindings.extend(scan_bindings(Access::default(), has_state));
     bindings
 }
 
-/// Of the scan, of a bundle or not, with the state where micro-batches are added up in it.
-pub fn scan_bindings(bundle: Option<NonZeroU32>, accumulates: bool) -> Bindings {
-    let mut bindings = vec![(1, Kind::Read.in_array(bundle))];
-    bindings.extend(accumulates.then_some((2, Kind::Read.in_array(bundle))));
-    bindings.push((3, if bundle.is_some() { Kind::Read } else { Kind::Uniform }));
+/// Of the scan, with the state where micro-batches are added up in it.
+pub fn scan_bindings(access: Access, accumulates: bool) -> Bindings {
+    let mut bindings = vec![(1, Kind::Read.in_array(access.bundle))];
+    bindings.extend(accumulates.then_some((2, Kind::Read.in_array(access.bundle))));
+    bindings.push((3, if access.has_table() { Kind::Read } else { Kind::Uniform }));
     bindings
 }
 
@@ -126,29 +127,7 @@ impl DispatchCache {
         lines: Option<&LineTables>,
         clear: bool,
     ) -> Result<Arc<[BoundDispatch]>> {
-        let mut buffers: Vec<&wgpu::Buffer> = Vec::new();
-        let mut numbers = HashMap::new();
-        let places: Vec<_> = gradients
-            .iter()
-            .map(|slice| {
-                slice.as_ref().map(|slice| {
-                    let buffer = *numbers.entry(&slice.buffer).or_insert_with(|| {
-                        buffers.push(&slice.buffer);
-                        buffers.len() - 1
-                    });
-                    GradientPlace { buffer, offset: slice.offset, padded: slice.is_padded() }
-                })
-            })
-            .collect();
-        let spans = layout.spans(&places, gpu.limits());
-        let keys: Vec<_> = layout
-            .dispatches(spans, gpu.limits(), lines.is_none())
-            .into_iter()
-            .map(|mut dispatch| {
-                let number = |span: &mut Span| buffers[std::mem::take(&mut span.gradient)].clone();
-                Key { gradients: dispatch.spans.iter_mut().map(number).collect(), dispatch, clear }
-            })
-            .collect();
+        let keys = keys(gpu, layout, gradients, lines, clear);
         let found: Vec<_> = keys.iter().map(|key| self.bound.get(key)).collect();
         let missing = keys.iter().zip(&found).filter(|(_, found)| found.is_none()).map(|(key, _)| key);
         let mut created = self.create(gpu, layout, windows, lines, &missing.collect::<Vec<_>>())?.into_iter();
@@ -169,13 +148,13 @@ impl DispatchCache {
         lines: Option<&LineTables>,
         keys: &[&Key],
     ) -> Result<Vec<BoundDispatch>> {
-        let singles = keys.iter().filter(|key| key.dispatch.bundle.is_none());
+        let singles = keys.iter().filter(|key| key.dispatch.spans.len() == 1 && key.dispatch.bundle.is_none());
         let rows: Vec<_> = singles.map(|key| span_row(&key.dispatch.spans[0], lines)).collect();
         let rows = if rows.is_empty() { None } else { Some(Uniforms::new(gpu, "spans", &rows)?) };
         let mut index = 0;
         keys.iter()
             .map(|key| match &rows {
-                Some(rows) if key.dispatch.bundle.is_none() => {
+                Some(rows) if key.dispatch.spans.len() == 1 && key.dispatch.bundle.is_none() => {
                     index += 1;
                     self.bind_dispatch(gpu, layout, windows, lines, key, rows.row(index - 1))
                 }
@@ -215,13 +194,7 @@ impl DispatchCache {
             None => wgpu::BindingResource::Buffer(array[0].clone()),
         };
 
-        let written: HashSet<_> = spans.iter().map(|span| &buffers(span).params).collect();
-        let access = Access {
-            vector: spans[0].vector,
-            aliased: key.gradients.iter().any(|buffer| written.contains(buffer)),
-            clear: key.clear,
-            bundle: *bundle,
-        };
+        let access = access_of(key, windows);
         let has_state = !states.is_empty();
         let codes = self.codes.as_ref().filter(|_| has_codes(window));
         let mut entries = vec![(0, resource(&params)), (1, resource(&gradients))];
@@ -234,7 +207,7 @@ impl DispatchCache {
         let mut scan_entries = vec![(1, resource(&gradients))];
         scan_entries.extend(accumulated.then(|| (2, resource(&states))));
         scan_entries.push((3, table.clone()));
-        let scan = gpu.layout(&scan_bindings(*bundle, self.accumulates))?;
+        let scan = gpu.layout(&scan_bindings(access, self.accumulates))?;
 
         let lines = lines.map(|tables| -> Result<_> {
             let [units, line_jobs] = jobs(Some(tables), &spans[0]);
@@ -269,6 +242,58 @@ fn fill_up<T: Clone>(array: &mut Vec<T>, bundle: Option<NonZeroU32>) {
     }
 }
 
+/// The accesses of the dispatches for gradients at those slices, by variant.
+pub fn accesses(
+    gpu: &Gpu,
+    layout: &Layout,
+    windows: &[WindowBuffers],
+    gradients: &[Option<Slice>],
+    lines: Option<&LineTables>,
+    clear: bool,
+) -> Vec<(usize, Access)> {
+    let keys = keys(gpu, layout, gradients, lines, clear);
+    keys.iter().map(|key| (layout.windows[key.dispatch.spans[0].window].variant, access_of(key, windows))).collect()
+}
+
+fn keys(gpu: &Gpu, layout: &Layout, gradients: &[Option<Slice>], lines: Option<&LineTables>, clear: bool) -> Vec<Key> {
+    let mut buffers: Vec<&wgpu::Buffer> = Vec::new();
+    let mut numbers = HashMap::new();
+    let places: Vec<_> = gradients
+        .iter()
+        .map(|slice| {
+            slice.as_ref().map(|slice| {
+                let buffer = *numbers.entry(&slice.buffer).or_insert_with(|| {
+                    buffers.push(&slice.buffer);
+                    buffers.len() - 1
+                });
+                GradientPlace { buffer, offset: slice.offset, padded: slice.is_padded() }
+            })
+        })
+        .collect();
+    let spans = layout.spans(&places, gpu.limits());
+    layout
+        .dispatches(spans, gpu.limits(), lines.is_none())
+        .into_iter()
+        .map(|mut dispatch| {
+            let number = |span: &mut Span| buffers[std::mem::take(&mut span.gradient)].clone();
+            Key { gradients: dispatch.spans.iter_mut().map(number).collect(), dispatch, clear }
+        })
+        .collect()
+}
+
+/// How the kernels of a dispatch reach memory.
+fn access_of(key: &Key, windows: &[WindowBuffers]) -> Access {
+    let Dispatch { spans, bundle } = &key.dispatch;
+    let written: HashSet<_> = spans.iter().map(|span| &windows[span.window].params).collect();
+    Access {
+        vector: spans[0].vector,
+        aliased: key.gradients.iter().any(|buffer| written.contains(buffer)),
+        clear: key.clear,
+        listed: key.dispatch.is_list(),
+        bundle: *bundle,
+    }
+}
+
 fn span_row(span: &Span, lines: Option<&LineTables>) -> SpanRow {
     let [units, gradients] = jobs(lines, span);
     SpanRow {
@@ -295,9 +320,9 @@ fn assignments(dispatch: &Dispatch) -> Vec<AssignmentRow> {
 /// Bytes of the tables of those dispatches, and of the codes.
 pub fn bytes(layout: &Layout, dispatches: &[Dispatch]) -> u64 {
     let codes = if layout.windows.iter().any(has_codes) { size_of_val(codes().as_slice()) } else { 0 };
-    let of_dispatch = |dispatch: &Dispatch| match dispatch.bundle {
-        Some(_) => (dispatch.blocks() * size_of::<AssignmentRow>()) as u64,
-        None => uniforms::bytes(1),
+    let of_dispatch = |dispatch: &Dispatch| match dispatch.is_list() || dispatch.bundle.is_some() {
+        true => (dispatch.blocks() * size_of::<AssignmentRow>()) as u64,
+        false => uniforms::bytes(1),
     };
     codes as u64 + dispatches.iter().map(of_dispatch).sum::<u64>()
 }

@@ -45,7 +45,7 @@ pub struct Kernels {
 pub fn span_layout(pass: Pass, plan: &Plan, variant: &Variant, access: Access) -> Bindings {
     let has_state = variant.kept_count() > 0;
     match pass {
-        Pass::Scan | Pass::Watch | Pass::SumLines => scan_bindings(access.bundle, plan.gradient.accumulates()),
+        Pass::Scan | Pass::Watch | Pass::SumLines => scan_bindings(access, plan.gradient.accumulates()),
         Pass::SumUnits => unit_bindings(has_state),
         _ => update_bindings(access, has_state, is_compressed(variant)),
     }

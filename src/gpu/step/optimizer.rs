@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use super::absent::Absent;
-use super::bindings::{BoundDispatch, DispatchCache, WindowBuffers};
+use super::bindings::{BoundDispatch, DispatchCache, WindowBuffers, accesses};
 use super::health::Monitor;
 use super::keep::Evaluation;
 use super::kernels::Kernels;
@@ -349,7 +349,7 @@ impl Optimizer {
 
     /// Builds the pipelines that a step can be expected to need, so that later steps build none: by vectors
     /// always, by words wherever a tensor's slices are the caller's, for bundles where parameters lie in that many
-    /// buffers.
+    /// buffers, and for the gradients as they are bound now.
     pub(in crate::gpu) fn build_kernels(&mut self) -> Result<()> {
         self.kernels.build_whole(&self.gpu, &self.plan, &self.tables)?;
         let mut expected = self.layout.bundles(self.gpu.limits());
@@ -364,7 +364,14 @@ impl Optimizer {
         }
         for ((variant, vector), bundle) in expected {
             let bundle = bundle.filter(|_| self.tables.lines.is_none());
-            let access = Access { vector, aliased: false, clear: self.zero_gradients, bundle };
+            let access = Access { vector, aliased: false, clear: self.zero_gradients, listed: false, bundle };
+            self.kernels.build(&self.gpu, &self.plan, &self.tables, variant, access)?;
+        }
+        let gradients = self.live_gradients();
+        let lines = self.tables.lines.as_ref().map(|lines| &lines.tables);
+        for (variant, access) in
+            accesses(&self.gpu, &self.layout, &self.windows, &gradients, lines, self.zero_gradients)
+        {
             self.kernels.build(&self.gpu, &self.plan, &self.tables, variant, access)?;
         }
         Ok(())

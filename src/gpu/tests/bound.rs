@@ -66,8 +66,8 @@ fn each_kernel(mut check: impl FnMut(Pass, Access, &Kernel, &[Bindings])) {
                     check(pass, Access::default(), &kernel, &[layout_of(&kernel.tables)]);
                 }
                 for access in accesses().filter(|_| kernels::has_kernel(pass, code)) {
-                    // What goes by lines is not bundled.
-                    if access.bundle.is_some() && plan.by_line() {
+                    // What goes by lines has no list and no bundle.
+                    if access.has_table() && (plan.by_line() || code.factored) {
                         continue;
                     }
                     let kernel = shader::of_pass(pass, &plan, code, access);

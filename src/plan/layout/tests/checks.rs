@@ -201,6 +201,19 @@ pub fn check_spans(
     }
 }
 
+/// What a list binds more of the gradients moves none of them.
+fn check_rebased(layout: &Layout, own: &Span, span: &Span) {
+    let bytes = layout.windows[own.window].gradients.bytes();
+    let place = |span: &Span| {
+        let first = layout.blocks[span.blocks.start as usize].start;
+        span.gradient_bytes.start / bytes + u64::from(first.wrapping_add(span.gradient_shift))
+    };
+    assert_eq!(place(span), place(own), "{span:?} for {own:?}");
+    let within =
+        span.gradient_bytes.start <= own.gradient_bytes.start && own.gradient_bytes.end <= span.gradient_bytes.end;
+    assert!(within && span.gradient == own.gradient && span.vector == own.vector, "{span:?} for {own:?}");
+}
+
 /// Every span is in exactly one dispatch, with spans of its code, and no array is longer than the device allows, nor
 /// shorter where a few tensors have a gradient than where all have.
 pub fn check_dispatches(layout: &Layout, gradients: &[Option<GradientPlace>], limits: &DeviceLimits) {
@@ -212,7 +225,11 @@ pub fn check_dispatches(layout: &Layout, gradients: &[Option<GradientPlace>], li
         for dispatch in layout.dispatches(spans.clone(), limits, bundled) {
             let [first, rest @ ..] = dispatch.spans.as_slice() else { panic!("a dispatch of nothing") };
             assert!(rest.iter().all(|span| code(span) == code(first)));
-            assert!(dispatch.spans.iter().all(|span| seen.insert(span.clone())), "a span is in two dispatches");
+            for span in &dispatch.spans {
+                assert!(seen.insert((span.window, span.blocks.clone())), "a span is in two dispatches");
+                let own = spans.iter().find(|own| own.window == span.window && own.blocks == span.blocks);
+                check_rebased(layout, own.unwrap_or_else(|| panic!("{span:?} is none of the spans")), span);
+            }
             // The same pipelines where some tensors have no gradient as where all have.
             let runs = layout.windows.iter().flat_map(|w| w.runs.iter().map(move |run| (w.variant, run.vector)));
             let few = spans.iter().filter(|span| code(span) == code(first)).count();
@@ -222,6 +239,14 @@ pub fn check_dispatches(layout: &Layout, gradients: &[Option<GradientPlace>], li
             match dispatch.bundle {
                 Some(size) => {
                     assert!(bundled && dispatch.spans.len() <= size.get() as usize && size.get() <= limits.bundle);
+                }
+                None if dispatch.is_list() => {
+                    assert!(bundled, "a list where there should be none");
+                    let same = |span: &Span| (span.window, span.gradient, span.gradient_bytes.clone());
+                    assert!(rest.iter().all(|span| same(span) == same(first)), "a list of two pairs of buffers");
+                    let bytes = first.gradient_bytes.end - first.gradient_bytes.start;
+                    assert!(bytes <= window_limit(limits), "{bytes} bytes bound for a list");
+                    assert!(first.gradient_bytes.start.is_multiple_of(limits.alignment));
                 }
                 None => assert!(rest.is_empty()),
             }

@@ -1,10 +1,10 @@
-// The spans that a dispatch serves where each has bindings of its own, in arrays. `AssignmentRow`
-// in `src/gpu/abi.rs`.
+// The spans that a dispatch serves, in one pair of buffers or where each has bindings of its own, in arrays.
+// `AssignmentRow` in `src/gpu/abi.rs`.
 
 // What a workgroup serves.
 struct Assignment {
     row: u32,
-    // The span's bindings in the arrays.
+    // The span's bindings in the arrays, where there are some.
     member: u32,
     gradient_shift: u32,
     spare: u32,
