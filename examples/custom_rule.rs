@@ -23,16 +23,17 @@ wgpu_optim::rule! { Signum as rule {
     decay: Decay::Decoupled(0.0),
     slots: [Slot::signed("exp_avg")],
     wgsl: "struct Hyper {
+            beta: f32,
             beta_complement: f32,
         }
         struct State {
             exp_avg: vec4<f32>,
         }
         fn direction(e: Element, s: ptr<function, State>, h: Hyper) -> vec4<f32> {
-            (*s).exp_avg = average((*s).exp_avg, e.g, h.beta_complement);
+            (*s).exp_avg = average((*s).exp_avg, e.g, h.beta, h.beta_complement);
             return sign((*s).exp_avg);
         }",
-    scalars: |_, _| SignumHyper { beta_complement: 1.0 - rule.beta },
+    scalars: |_, _| SignumHyper { beta: rule.beta, beta_complement: 1.0 - rule.beta },
 } }
 
 impl Twin for Signum {
@@ -40,7 +41,7 @@ impl Twin for Signum {
     type Hyper<F: Float> = SignumHyper<F>;
 
     fn direction<F: Float>(&self, e: Element<F>, s: &mut [F; 1], h: &SignumHyper<F>) -> F {
-        s[0] = average(s[0], e.g, h.beta_complement);
+        s[0] = average(s[0], e.g, h.beta, h.beta_complement);
         if s[0] == F::zero() { s[0] } else { s[0].signum() }
     }
 }

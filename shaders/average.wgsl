@@ -12,8 +12,8 @@ fn average_weights(
     }
     let block = block_at(row);
     let verdict = verdict_of(block.tensor);
-    let weight = lane_at(verdict.lane).ema_weight;
-    if verdict.action != TAKE || weight == 0.0 {
+    let lane = lane_at(verdict.lane);
+    if verdict.action != TAKE || lane.ema_weight == 0.0 {
         return;
     }
     for (var i = thread * 4u; i < block.len; i += WORKGROUP * 4u) {
@@ -21,6 +21,7 @@ fn average_weights(
         let p = load_weights(block, i, count);
         let word = ema_word(block, i);
         let old = state_f32(word);
-        set_state_f32(word, select(pack(average_wide(unpack(old), p, weight)), pack(p), is_nan(old)));
+        let averaged = average_wide(unpack(old), p, lane.ema_decay, lane.ema_weight);
+        set_state_f32(word, select(pack(averaged), pack(p), is_nan(old)));
     }
 }

@@ -11,9 +11,9 @@ struct Lane {
     sign: f32,
     // Undoes the loss scale.
     unscale: f32,
-    // The share of the new weights in their moving average; 0 leaves it alone.
+    // What is kept of the weights' moving average, and the share of the new ones; 0 leaves it alone.
+    ema_decay: f32,
     ema_weight: f32,
-    spare: f32,
     scalars: array<f32, 12>,
 }
 

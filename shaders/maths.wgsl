@@ -1,22 +1,23 @@
 // What rules share. `src/maths.rs` is the twin.
 
-// Moving average that gives `value` the weight w. Two forms, so that neither end loses digits: with
-// beta = 0.999 the form beta*old + (1 - beta)*value settles 3e-5 off in f32, since the rounded factors
-// no longer add up to one.
-fn average(old: vec4<f32>, value: vec4<f32>, w: f32) -> vec4<f32> {
+// Moving average that keeps beta of `old` and gives `value` the weight w, the complement of beta. Two forms, so that
+// neither end loses digits: with beta = 0.999 the form beta*old + (1 - beta)*value settles 3e-5 off in f32, since the
+// rounded factors no longer add up to one. Both come from the host, rounded from f64: 1 - w of a rounded w would be 3e-5
+// off at beta = 1e-3.
+fn average(old: vec4<f32>, value: vec4<f32>, beta: f32, w: f32) -> vec4<f32> {
     if w < 0.5 {
         return old + w * (value - old);
     }
-    return value - (1.0 - w) * (value - old);
+    return value - beta * (value - old);
 }
 
 // The same for numbers up to the largest of f32, whose difference can leave it: of their halves.
-fn average_wide(old: vec4<f32>, value: vec4<f32>, w: f32) -> vec4<f32> {
+fn average_wide(old: vec4<f32>, value: vec4<f32>, beta: f32, w: f32) -> vec4<f32> {
     let half = 0.5 * value - 0.5 * old;
     if w < 0.5 {
         return old + 2.0 * w * half;
     }
-    return value - 2.0 * (1.0 - w) * half;
+    return value - 2.0 * beta * half;
 }
 
 const LARGEST_FLOAT: f32 = 0x1.fffffep+127f;

@@ -58,21 +58,21 @@ fn scheduled_lr(rates: u32, factors: u32, taken: u32) -> f32 {
     return held_rate(bitcast<f32>(table[rates]), bitcast<f32>(table[factors + taken % settings.factor_rows]));
 }
 
-// The share of the new weights in their average after the step-th step.
-fn ema_weight(step: u32) -> f32 {
+// What is kept of the weights' average after the step-th step, and the share of the new ones.
+fn ema_shares(step: u32) -> vec2<f32> {
     if step % settings.ema_interval != 0u {
-        return 0.0;
+        return vec2<f32>(1.0, 0.0);
     }
     let n = step / settings.ema_interval;
     if n == 1u {
-        return 1.0;
+        return vec2<f32>(0.0, 1.0);
     }
-    var weight = settings.ema_weight;
+    var shares = vec2<f32>(settings.ema_decay, settings.ema_weight);
     if EMA_WARMUP {
-        // 1 less (1 + n) / (10 + n)
-        weight = max(weight, 9.0 / (10.0 + f32(n)));
+        let warm = vec2<f32>(1.0 + f32(n), 9.0) / (10.0 + f32(n));
+        shares = vec2<f32>(min(shares.x, warm.x), max(shares.y, warm.y));
     }
-    return weight;
+    return shares;
 }
 
 // The share of a tensor's step of size gamma in the average of its iterates, gamma^2 / sum of gamma^2;
@@ -108,7 +108,9 @@ fn resolve(index: u32, taken: u32) {
         count = control.counts[source - 1u];
     }
     if EMA {
-        lane.ema_weight = ema_weight(count + 1u);
+        let shares = ema_shares(count + 1u);
+        lane.ema_decay = shares.x;
+        lane.ema_weight = shares.y;
     }
     let row = rows_at + count % rows * ROW_WORDS;
     // 1, or the decay itself where it has a schedule, and its kind a rate of 1.

@@ -28,7 +28,8 @@ struct Settings {
     growth_factor: f32,
     backoff_factor: f32,
     ema_interval: u32,
-    // The share of the new weights in their average: 1 less the decay, which f32 holds to its last digit only
-    // where the difference is taken before it is rounded.
+    // What is kept of the weights' average, and the share of the new ones: 1 less the other, which f32 holds to its last
+    // digit only where the difference is taken before it is rounded.
+    ema_decay: f32,
     ema_weight: f32,
 }

@@ -58,10 +58,10 @@ impl Slot {
     }
 
     /// The moving average of g², kept by the engine and read by the rule with this step's gradient in it.
-    /// Its weight is the rule's first scalar. Of a tensor with two dimensions and more only the averages
-    /// over rows and columns are kept, in slots `row_var` and `col_var`, and the rule reads their outer
-    /// product over the mean of the rows, which is at least the rule's second scalar (Shazeer & Stern
-    /// 2018). A rule has at most one.
+    /// What it keeps of the average before is the rule's first scalar, its weight the second. Of a tensor with two
+    /// dimensions and more only the averages over rows and columns are kept, in slots `row_var` and `col_var`, and the
+    /// rule reads their outer product over the mean of the rows, which is at least the rule's third scalar (Shazeer &
+    /// Stern 2018). A rule has at most one.
     pub const fn mean_square(name: &'static str) -> Self {
         Self { mean_square: true, ..Self::unsigned(name) }
     }

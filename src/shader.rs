@@ -371,7 +371,7 @@ fn add_mean_square(source: &mut String, variant: &Variant) {
         let value = if variant.factored {
             "factored_mean_square(block, i)".to_owned()
         } else {
-            format!("average(s.{name}, square(g), lane.scalars[0])")
+            format!("average(s.{name}, square(g), lane.scalars[0], lane.scalars[1])")
         };
         let _ = writeln!(source, "    result.{name} = {value};");
     }

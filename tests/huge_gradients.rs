@@ -161,6 +161,38 @@ fn so_do_stored_numbers_of_fewer_bits() {
     assert_none(all);
 }
 
+/// Where a row and a column of them cross, the product of their means leaves f32, and the element moves as the others do.
+#[test]
+fn a_mean_square_by_rows_and_columns_ends_at_f32() {
+    const SIDE: usize = 1024;
+    let config = OptimizerConfig::named("adafactor").unwrap();
+    let specs = [TensorSpec::new("w", [SIDE as u64; 2])];
+    let start = [vec![1.0; SIDE * SIDE]];
+    let mut gradient = vec![0.0; SIDE * SIDE];
+    for i in 0..SIDE {
+        gradient[3 * SIDE + i] = 1e30;
+        gradient[i * SIDE + 5] = 1e30;
+    }
+    let mut model = Model::new(&gpu(), &config, &specs, &start, Place::Arena);
+    let mut peer = Run::<f32>::new(&config, &specs, &start);
+    let mut exact = Run::<f64>::new(&config, &specs, &start);
+    for _ in 0..2 {
+        model.step(std::slice::from_ref(&gradient));
+        peer.step(&[Some(gradient.clone())]);
+        exact.step(&[Some(wide(&gradient))]);
+    }
+    assert!(all_finite(&model.params(), &model.optimizer.state_blocking().unwrap()));
+    for at in [0, 3 * SIDE, 5, 3 * SIDE + 5] {
+        let want = 1.0 - exact.params[0][at];
+        assert_eq!(want > 0.0, at > 0, "{at}: {want:e}");
+        for found in [model.params()[0][at], peer.params[0][at]] {
+            let found = f64::from(1.0 - found);
+            // The weights themselves are rounded.
+            assert!((found - want).abs() <= 1e-3 * want + 2e-7, "{at}: {found:e}, expected {want:e}");
+        }
+    }
+}
+
 /// The sum of two micro-batches leaves f32, and their mean does not.
 #[test]
 fn sums_of_micro_batches_are_no_reason_to_skip() {

@@ -53,11 +53,12 @@ fn fold_lines(
     } else if lines_of.kind == AVERAGE {
         let old = vec4<f32>(bitcast<f32>(lines[out]));
         let now = vec4<f32>(mean_square(total, lines_of.length));
-        result = average(old, now, lane_at(verdict.lane).scalars[0]).x;
+        let lane = lane_at(verdict.lane);
+        result = average(old, now, lane.scalars[0], lane.scalars[1]).x;
     } else {
         // Large means are added up at 2^-40 of their size.
         let mean = total.middle / f32(lines_of.length) + total.large / f32(lines_of.length) * 0x1p40f;
-        result = max(mean, lane_at(verdict.lane).scalars[1]);
+        result = max(mean, lane_at(verdict.lane).scalars[2]);
     }
     lines[out] = bitcast<u32>(result);
 }

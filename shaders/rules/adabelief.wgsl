@@ -1,7 +1,9 @@
 // AdaBelief (Zhuang et al. 2020), Optax's form: eps_root accumulates in the second moment.
 
 struct Hyper {
+    beta1: f32,
     beta1_complement: f32,
+    beta2: f32,
     beta2_complement: f32,
     eps: f32,
     eps_root: f32,
@@ -17,8 +19,8 @@ struct State {
 }
 
 fn direction(e: Element, s: ptr<function, State>, h: Hyper) -> vec4<f32> {
-    let exp_avg = average((*s).exp_avg, e.g, h.beta1_complement);
-    let exp_avg_var = average((*s).exp_avg_var, square(e.g - exp_avg), h.beta2_complement) + h.eps_root;
+    let exp_avg = average((*s).exp_avg, e.g, h.beta1, h.beta1_complement);
+    let exp_avg_var = average((*s).exp_avg_var, square(e.g - exp_avg), h.beta2, h.beta2_complement) + h.eps_root;
     (*s).exp_avg = exp_avg;
     (*s).exp_avg_var = exp_avg_var;
     return h.inverse_correction1 * exp_avg / (sqrt(exp_avg_var) * h.inverse_root_correction2 + h.eps);

@@ -2,7 +2,9 @@
 // rows and columns only.
 
 struct Hyper {
-    // Weight of this step in the mean square, and the least mean of a matrix's rows: the engine reads both.
+    // What is kept of the mean square, this step's weight in it, and the least mean of a matrix's rows: the engine reads
+    // these three.
+    beta2: f32,
     beta2_complement: f32,
     eps1: f32,
     eps1_squared: f32,

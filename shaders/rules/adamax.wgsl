@@ -1,6 +1,7 @@
 // Adamax (Kingma & Ba 2015, section 7.1), PyTorch's form: eps inside the maximum.
 
 struct Hyper {
+    beta1: f32,
     beta1_complement: f32,
     beta2: f32,
     eps: f32,
@@ -14,7 +15,7 @@ struct State {
 }
 
 fn direction(e: Element, s: ptr<function, State>, h: Hyper) -> vec4<f32> {
-    let exp_avg = average_wide((*s).exp_avg, e.g, h.beta1_complement);
+    let exp_avg = average_wide((*s).exp_avg, e.g, h.beta1, h.beta1_complement);
     let exp_inf = max(h.beta2 * (*s).exp_inf, abs(e.g) + h.eps);
     (*s).exp_avg = exp_avg;
     (*s).exp_inf = exp_inf;

@@ -4,8 +4,11 @@
 const NONE_BEFORE: f32 = 0x1p61f;
 
 struct Hyper {
+    beta1: f32,
     beta1_complement: f32,
+    beta2: f32,
     beta2_complement: f32,
+    beta3: f32,
     beta3_complement: f32,
     // 0 on the first step, which has no gradient before it, then 1
     has_difference: f32,
@@ -29,9 +32,9 @@ struct State {
 fn direction(e: Element, s: ptr<function, State>, h: Hyper) -> vec4<f32> {
     let before = select((*s).prev_grad, e.g, (*s).prev_grad >= vec4<f32>(NONE_BEFORE));
     let difference = h.has_difference * (e.g - before);
-    let exp_avg = average((*s).exp_avg, e.g, h.beta1_complement);
-    let exp_avg_diff = average((*s).exp_avg_diff, difference, h.beta2_complement);
-    let exp_avg_sq = average((*s).exp_avg_sq, square(e.g + h.beta2_complement * difference), h.beta3_complement);
+    let exp_avg = average((*s).exp_avg, e.g, h.beta1, h.beta1_complement);
+    let exp_avg_diff = average((*s).exp_avg_diff, difference, h.beta2, h.beta2_complement);
+    let exp_avg_sq = average((*s).exp_avg_sq, square(e.g + h.beta2_complement * difference), h.beta3, h.beta3_complement);
     *s = State(exp_avg, exp_avg_diff, exp_avg_sq, e.g);
     let step = h.inverse_correction1 * exp_avg + h.beta2_complement * h.inverse_correction2 * exp_avg_diff;
     // The root first: a corrected second moment can leave f32 where its root does not.

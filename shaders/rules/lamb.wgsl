@@ -2,7 +2,9 @@
 // tensor's norm to its own; a zero norm gives the ratio 1.
 
 struct Hyper {
+    beta1: f32,
     beta1_complement: f32,
+    beta2: f32,
     beta2_complement: f32,
     eps: f32,
     // eps_root * (1 - beta2^step)
@@ -19,8 +21,8 @@ struct State {
 }
 
 fn direction(e: Element, s: ptr<function, State>, h: Hyper) -> vec4<f32> {
-    let exp_avg = average((*s).exp_avg, e.g, h.beta1_complement);
-    let exp_avg_sq = average((*s).exp_avg_sq, square(e.g), h.beta2_complement);
+    let exp_avg = average((*s).exp_avg, e.g, h.beta1, h.beta1_complement);
+    let exp_avg_sq = average((*s).exp_avg_sq, square(e.g), h.beta2, h.beta2_complement);
     *s = State(exp_avg, exp_avg_sq);
     // The root first: a corrected second moment can leave f32 where its root does not.
     let root = sqrt(exp_avg_sq + h.uncorrected_eps_root) * h.inverse_root_correction2;

@@ -4,6 +4,7 @@
 override NESTEROV: bool = false;
 
 struct Hyper {
+    beta: f32,
     beta_complement: f32,
 }
 
@@ -12,10 +13,10 @@ struct State {
 }
 
 fn direction(e: Element, s: ptr<function, State>, h: Hyper) -> vec4<f32> {
-    let velocity = average_wide((*s).momentum_buffer, e.g, h.beta_complement);
+    let velocity = average_wide((*s).momentum_buffer, e.g, h.beta, h.beta_complement);
     (*s).momentum_buffer = velocity;
     if NESTEROV {
-        return average_wide(velocity, e.g, h.beta_complement);
+        return average_wide(velocity, e.g, h.beta, h.beta_complement);
     }
     return velocity;
 }

@@ -7,6 +7,7 @@ struct Hyper {
     size: f32,
     beta1: f32,
     beta1_complement: f32,
+    beta2: f32,
     beta2_complement: f32,
     eps: f32,
     // 1 at the first step, where z starts from y.
@@ -19,7 +20,7 @@ struct State {
 }
 
 fn direction(e: Element, s: ptr<function, State>, h: Hyper) -> vec4<f32> {
-    let exp_avg_sq = average((*s).exp_avg_sq, square(e.g), h.beta2_complement);
+    let exp_avg_sq = average((*s).exp_avg_sq, square(e.g), h.beta2, h.beta2_complement);
     (*s).exp_avg_sq = exp_avg_sq;
     return e.g / (sqrt(exp_avg_sq) + h.eps);
 }

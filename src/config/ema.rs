@@ -41,16 +41,16 @@ impl EmaConfig {
         ))
     }
 
-    /// The share of the new weights after the `step`-th step; 0 leaves the average alone.
-    pub(crate) fn weight(&self, step: u64) -> f64 {
+    /// What is kept of the average after the `step`-th step; 1 leaves it alone.
+    pub(crate) fn kept(&self, step: u64) -> f64 {
         if !step.is_multiple_of(self.interval) {
-            return 0.0;
+            return 1.0;
         }
         let n = step / self.interval;
         match n {
-            1 => 1.0,
-            _ if self.warmup => 1.0 - self.decay.min((1.0 + n as f64) / (10.0 + n as f64)),
-            _ => 1.0 - self.decay,
+            1 => 0.0,
+            _ if self.warmup => self.decay.min((1.0 + n as f64) / (10.0 + n as f64)),
+            _ => self.decay,
         }
     }
 }

@@ -60,16 +60,16 @@ pub fn clip_units<F: CpuFloat>(dense: &[Dense<'_, F>], plan: &Plan, steps: &mut 
 pub fn average_lines<F: CpuFloat>(dense: &mut [Dense<'_, F>], plan: &Plan, steps: &mut [TensorStep<F>]) {
     for (d, step) in dense.iter_mut().zip(steps) {
         let Some(matrices) = plan.factored(d.tensor) else { continue };
-        let weight = F::of(step.scalars[0]);
+        let [beta, weight] = [step.scalars[0], step.scalars[1]].map(F::of);
         for (lines, place) in [(matrices.row_lines(), 0), (matrices.column_lines(), 1)] {
             let gradient = d.whole_gradient();
             let squares = sums(lines, |e| step.square(gradient, e));
             for (mean, sum) in d.factors[place].iter_mut().zip(squares) {
-                *mean = average(*mean, F::of(sum / lines.length as f64), weight);
+                *mean = average(*mean, F::of(sum / lines.length as f64), beta, weight);
             }
         }
         let rows = &d.factors[0];
-        let mean = |sum: f64| F::of((sum / matrices.rows as f64).max(step.scalars[1]));
+        let mean = |sum: f64| F::of((sum / matrices.rows as f64).max(step.scalars[2]));
         step.means = sums(matrices.matrix_lines(), |row| rows[row].f64()).into_iter().map(mean).collect();
     }
 }

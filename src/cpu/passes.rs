@@ -236,14 +236,15 @@ pub fn limit<F: CpuFloat>(dense: &mut [Dense<'_, F>], plan: &Plan) {
 pub fn average<F: CpuFloat>(dense: &mut [Dense<'_, F>], plan: &Plan) {
     let Some(config) = &plan.ema else { return };
     for d in dense {
-        let weight = F::of(config.weight(*d.steps));
+        let kept = config.kept(*d.steps);
+        let [decay, weight] = [kept, 1.0 - kept].map(F::of);
         let Dense { ema, params, master, .. } = d;
         let Some(ema) = ema.as_mut().filter(|_| weight != F::zero()) else { continue };
         let weights = master.as_deref().map_or(&**params, Vec::as_slice);
         let chunks: Vec<_> = ema.chunks_mut(TASK).zip(weights.chunks(TASK)).collect();
         map(chunks, |(ema, params)| {
             // Rows that joined the tensor after its last averaging have none.
-            let next = |a: F, p: F| if a.is_nan() { p } else { maths::average_wide(a, p, weight) };
+            let next = |a: F, p: F| if a.is_nan() { p } else { maths::average_wide(a, p, decay, weight) };
             ema.iter_mut().zip(params).for_each(|(a, p)| *a = next(*a, *p));
         });
     }

@@ -226,11 +226,11 @@ fn general<T: Twin, F: Float, const MEASURE: bool>(rule: &T, block: Block<'_, F>
             *g = terms.seen(*g, *p);
         }
         if let Some(slot) = by_line.mean_square {
-            let weight = F::of(scalars[0]);
+            let [beta, weight] = [scalars[0], scalars[1]].map(F::of);
             for (i, g) in gs[..len].iter().enumerate() {
                 lanes[slot][i] = match &by_line.factors {
                     Some(factors) => factors.at(first + i as u64),
-                    None => average(lanes[slot][i], square(*g), weight),
+                    None => average(lanes[slot][i], square(*g), beta, weight),
                 };
             }
         }

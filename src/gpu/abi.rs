@@ -32,6 +32,7 @@ pub struct Settings {
     pub growth_factor: f32,
     pub backoff_factor: f32,
     pub ema_interval: u32,
+    pub ema_decay: f32,
     pub ema_weight: f32,
 }
 
@@ -224,8 +225,8 @@ pub struct Lane {
     pub in_ratio: f32,
     pub sign: f32,
     pub unscale: f32,
+    pub ema_decay: f32,
     pub ema_weight: f32,
-    pub spare: f32,
     pub scalars: [f32; MAX_SCALARS],
 }
 

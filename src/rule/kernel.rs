@@ -113,6 +113,10 @@ impl<F> Default for ByLine<'_, F> {
     }
 }
 
+/// What a mean square by rows and columns ends at: where a row and a column of huge gradients cross, their product can
+/// leave f32.
+const LARGEST_MEAN_SQUARE: f64 = (1u128 << 127) as f64;
+
 /// A mean square by rows and columns.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Factors<'a, F> {
@@ -132,7 +136,10 @@ impl<F: Float> Factors<'_, F> {
         let row = element / self.matrices.columns;
         let matrix = row / self.matrices.rows;
         let column = matrix * self.matrices.columns + element % self.matrices.columns;
-        self.rows[row as usize] / self.means[matrix as usize] * self.columns[column as usize]
+        let of_row = self.rows[row as usize] / self.means[matrix as usize];
+        let of_column = self.columns[column as usize];
+        let most = F::of(LARGEST_MEAN_SQUARE) / of_row.max(F::one());
+        of_row * if of_column > most { most } else { of_column }
     }
 }
 

@@ -2,18 +2,20 @@
 
 use super::float::Float;
 
-/// Moving average that gives `value` the weight `w`, in the form that loses no digits at either end.
+/// Moving average that keeps `beta` of `old` and gives `value` the weight `w`, the complement of `beta`, in the form that
+/// loses no digits at either end. Both are scalars of the host's: f32 holds neither to its last digit where it is taken
+/// from the other after rounding.
 #[inline(always)]
-pub fn average<F: Float>(old: F, value: F, w: F) -> F {
-    if w < F::of(0.5) { old + w * (value - old) } else { value - (F::one() - w) * (value - old) }
+pub fn average<F: Float>(old: F, value: F, beta: F, w: F) -> F {
+    if w < F::of(0.5) { old + w * (value - old) } else { value - beta * (value - old) }
 }
 
 /// [`average`] of numbers up to the largest of f32, whose difference can leave it: of their halves.
 #[inline(always)]
-pub fn average_wide<F: Float>(old: F, value: F, w: F) -> F {
+pub fn average_wide<F: Float>(old: F, value: F, beta: F, w: F) -> F {
     let half = F::of(0.5) * value - F::of(0.5) * old;
     let twice = |x: F| x + x;
-    if w < F::of(0.5) { old + twice(w) * half } else { value - twice(F::one() - w) * half }
+    if w < F::of(0.5) { old + twice(w) * half } else { value - twice(beta) * half }
 }
 
 /// Number within ±`limit`; NaN stays.

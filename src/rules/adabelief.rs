@@ -24,7 +24,9 @@ crate::rule! { AdaBelief as rule {
     slots: [Slot::signed("exp_avg"), Slot::unsigned("exp_avg_var")],
     wgsl: include_str!("../../shaders/rules/adabelief.wgsl"),
     scalars: |step, _| AdaBeliefHyper {
+        beta1: rule.betas[0],
         beta1_complement: 1.0 - rule.betas[0],
+        beta2: rule.betas[1],
         beta2_complement: 1.0 - rule.betas[1],
         eps: rule.eps,
         eps_root: rule.eps_root,
@@ -38,8 +40,8 @@ impl Twin for AdaBelief {
     type Hyper<F: Float> = AdaBeliefHyper<F>;
     #[inline(always)]
     fn direction<F: Float>(&self, e: Element<F>, s: &mut [F; 2], h: &AdaBeliefHyper<F>) -> F {
-        let exp_avg = average(s[0], e.g, h.beta1_complement);
-        let exp_avg_var = average(s[1], square(e.g - exp_avg), h.beta2_complement) + h.eps_root;
+        let exp_avg = average(s[0], e.g, h.beta1, h.beta1_complement);
+        let exp_avg_var = average(s[1], square(e.g - exp_avg), h.beta2, h.beta2_complement) + h.eps_root;
         *s = [exp_avg, exp_avg_var];
         h.inverse_correction1 * exp_avg / (exp_avg_var.sqrt() * h.inverse_root_correction2 + h.eps)
     }

@@ -22,6 +22,7 @@ crate::rule! { Adadelta as rule {
     slots: [Slot::unsigned("square_avg"), Slot::unsigned("acc_delta")],
     wgsl: include_str!("../../shaders/rules/adadelta.wgsl"),
     scalars: |_, _| AdadeltaHyper {
+        rho: rule.rho,
         rho_complement: 1.0 - rule.rho,
         eps: rule.eps,
     },
@@ -32,10 +33,10 @@ impl Twin for Adadelta {
     type Hyper<F: Float> = AdadeltaHyper<F>;
     #[inline(always)]
     fn direction<F: Float>(&self, e: Element<F>, s: &mut [F; 2], h: &AdadeltaHyper<F>) -> F {
-        let square_avg = average(s[0], square(e.g), h.rho_complement);
+        let square_avg = average(s[0], square(e.g), h.rho, h.rho_complement);
         let delta = (s[1] + h.eps).sqrt() / (square_avg + h.eps).sqrt() * e.g;
         s[0] = square_avg;
-        s[1] = average(s[1], square(delta), h.rho_complement);
+        s[1] = average(s[1], square(delta), h.rho, h.rho_complement);
         delta
     }
 }

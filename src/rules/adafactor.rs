@@ -35,6 +35,7 @@ crate::rule! { Adafactor as rule {
     reduction: Reduction::UpdateNorm,
     wgsl: include_str!("../../shaders/rules/adafactor.wgsl"),
     scalars: |step, _| AdafactorHyper {
+        beta2: -(rule.beta2_decay * (step as f64).ln()).exp_m1(),
         beta2_complement: (step as f64).powf(rule.beta2_decay),
         eps1: rule.eps[0],
         eps1_squared: rule.eps[0] * rule.eps[0],

@@ -21,7 +21,9 @@ crate::options! {
 crate::hyper! {
     /// Scalars of [`Adam`] and [`AdamW`](crate::rules::AdamW).
     pub struct AdamHyper {
+        beta1,
         beta1_complement,
+        beta2,
         beta2_complement,
         eps,
         inverse_correction1,
@@ -32,7 +34,9 @@ crate::hyper! {
 impl AdamHyper<f64> {
     pub(super) fn at(step: u64, [beta1, beta2]: [f64; 2], eps: f64) -> Self {
         Self {
+            beta1,
             beta1_complement: 1.0 - beta1,
+            beta2,
             beta2_complement: 1.0 - beta2,
             eps,
             inverse_correction1: 1.0 / correction(beta1, step),
@@ -49,8 +53,8 @@ pub(super) fn slots(amsgrad: bool) -> Vec<Slot> {
 /// The twin of `shaders/rules/shared/adam.wgsl`.
 #[inline(always)]
 pub(super) fn adam<F: Float>(g: F, s: &mut [F; 3], h: &AdamHyper<F>, amsgrad: bool) -> F {
-    let exp_avg = average(s[0], g, h.beta1_complement);
-    let exp_avg_sq = average(s[1], square(g), h.beta2_complement);
+    let exp_avg = average(s[0], g, h.beta1, h.beta1_complement);
+    let exp_avg_sq = average(s[1], square(g), h.beta2, h.beta2_complement);
     s[0] = exp_avg;
     s[1] = exp_avg_sq;
     let mut second = exp_avg_sq;

@@ -23,6 +23,7 @@ crate::rule! { Adamax as rule {
     takes_any_gradient: true,
     wgsl: include_str!("../../shaders/rules/adamax.wgsl"),
     scalars: |step, _| AdamaxHyper {
+        beta1: rule.betas[0],
         beta1_complement: 1.0 - rule.betas[0],
         beta2: rule.betas[1],
         eps: rule.eps,
@@ -35,7 +36,7 @@ impl Twin for Adamax {
     type Hyper<F: Float> = AdamaxHyper<F>;
     #[inline(always)]
     fn direction<F: Float>(&self, e: Element<F>, s: &mut [F; 2], h: &AdamaxHyper<F>) -> F {
-        let exp_avg = average_wide(s[0], e.g, h.beta1_complement);
+        let exp_avg = average_wide(s[0], e.g, h.beta1, h.beta1_complement);
         let exp_inf = (h.beta2 * s[1]).max(e.g.abs() + h.eps);
         *s = [exp_avg, exp_inf];
         h.inverse_correction1 * (exp_avg / exp_inf)

@@ -33,8 +33,11 @@ crate::rule! { Adan as rule {
     ],
     wgsl: include_str!("../../shaders/rules/adan.wgsl"),
     scalars: |step, _| AdanHyper {
+        beta1: rule.betas[0],
         beta1_complement: 1.0 - rule.betas[0],
+        beta2: rule.betas[1],
         beta2_complement: 1.0 - rule.betas[1],
+        beta3: rule.betas[2],
         beta3_complement: 1.0 - rule.betas[2],
         has_difference: if step > 1 { 1.0 } else { 0.0 },
         eps: rule.eps,
@@ -52,9 +55,9 @@ impl Twin for Adan {
     fn direction<F: Float>(&self, e: Element<F>, s: &mut [F; 4], h: &AdanHyper<F>) -> F {
         let before = if s[3] >= F::of(NONE_BEFORE) { e.g } else { s[3] };
         let difference = h.has_difference * (e.g - before);
-        let exp_avg = average(s[0], e.g, h.beta1_complement);
-        let exp_avg_diff = average(s[1], difference, h.beta2_complement);
-        let exp_avg_sq = average(s[2], square(e.g + h.beta2_complement * difference), h.beta3_complement);
+        let exp_avg = average(s[0], e.g, h.beta1, h.beta1_complement);
+        let exp_avg_diff = average(s[1], difference, h.beta2, h.beta2_complement);
+        let exp_avg_sq = average(s[2], square(e.g + h.beta2_complement * difference), h.beta3, h.beta3_complement);
         *s = [exp_avg, exp_avg_diff, exp_avg_sq, e.g];
         let step = h.inverse_correction1 * exp_avg + h.beta2_complement * h.inverse_correction2 * exp_avg_diff;
         step / ((exp_avg_sq + h.uncorrected_eps_root).sqrt() * h.inverse_root_correction3 + h.eps)

@@ -25,7 +25,9 @@ crate::rule! { Lamb as rule {
     reduction: Reduction::UpdateNorm,
     wgsl: include_str!("../../shaders/rules/lamb.wgsl"),
     scalars: |step, _| LambHyper {
+        beta1: rule.betas[0],
         beta1_complement: 1.0 - rule.betas[0],
+        beta2: rule.betas[1],
         beta2_complement: 1.0 - rule.betas[1],
         eps: rule.eps,
         uncorrected_eps_root: rule.eps_root * correction(rule.betas[1], step),
@@ -39,8 +41,8 @@ impl Twin for Lamb {
     type Hyper<F: Float> = LambHyper<F>;
     #[inline(always)]
     fn direction<F: Float>(&self, e: Element<F>, s: &mut [F; 2], h: &LambHyper<F>) -> F {
-        let exp_avg = average(s[0], e.g, h.beta1_complement);
-        let exp_avg_sq = average(s[1], square(e.g), h.beta2_complement);
+        let exp_avg = average(s[0], e.g, h.beta1, h.beta1_complement);
+        let exp_avg_sq = average(s[1], square(e.g), h.beta2, h.beta2_complement);
         *s = [exp_avg, exp_avg_sq];
         let root = (exp_avg_sq + h.uncorrected_eps_root).sqrt() * h.inverse_root_correction2;
         h.inverse_correction1 * exp_avg / (root + h.eps)

@@ -21,8 +21,10 @@ crate::rule! { Lion as rule {
     takes_any_gradient: true,
     wgsl: include_str!("../../shaders/rules/lion.wgsl"),
     scalars: |_, _| LionHyper {
-        step_complement: 1.0 - rule.betas[0],
-        kept_complement: 1.0 - rule.betas[1],
+        beta1: rule.betas[0],
+        beta1_complement: 1.0 - rule.betas[0],
+        beta2: rule.betas[1],
+        beta2_complement: 1.0 - rule.betas[1],
     },
 } }
 
@@ -31,8 +33,8 @@ impl Twin for Lion {
     type Hyper<F: Float> = LionHyper<F>;
     #[inline(always)]
     fn direction<F: Float>(&self, e: Element<F>, s: &mut [F; 1], h: &LionHyper<F>) -> F {
-        let step = average_wide(s[0], e.g, h.step_complement);
-        s[0] = average_wide(s[0], e.g, h.kept_complement);
+        let step = average_wide(s[0], e.g, h.beta1, h.beta1_complement);
+        s[0] = average_wide(s[0], e.g, h.beta2, h.beta2_complement);
         if step == F::zero() { step } else { step.signum() }
     }
 }

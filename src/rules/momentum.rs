@@ -25,6 +25,7 @@ crate::rule! { Momentum as rule {
     takes_any_gradient: true,
     wgsl: include_str!("../../shaders/rules/momentum.wgsl"),
     scalars: |_, _| MomentumHyper {
+        beta: rule.beta,
         beta_complement: 1.0 - rule.beta,
     },
 } }
@@ -34,8 +35,8 @@ impl Twin for Momentum {
     type Hyper<F: Float> = MomentumHyper<F>;
     #[inline(always)]
     fn direction<F: Float>(&self, e: Element<F>, s: &mut [F; 1], h: &MomentumHyper<F>) -> F {
-        let velocity = average_wide(s[0], e.g, h.beta_complement);
+        let velocity = average_wide(s[0], e.g, h.beta, h.beta_complement);
         s[0] = velocity;
-        if self.nesterov { average_wide(velocity, e.g, h.beta_complement) } else { velocity }
+        if self.nesterov { average_wide(velocity, e.g, h.beta, h.beta_complement) } else { velocity }
     }
 }

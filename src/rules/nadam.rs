@@ -19,10 +19,15 @@ crate::options! {
     }
 }
 
+/// Less than half a digit of whatever a beta leaves of 1: from there on all steps are alike.
+const LEAST_FADING: f64 = f64::EPSILON * f64::EPSILON / 8.0;
+
 crate::hyper! {
     /// Scalars of [`NAdam`].
     pub struct NAdamHyper {
+        beta1,
         beta1_complement,
+        beta2,
         beta2_complement,
         eps,
         gradient_weight,
@@ -45,8 +50,8 @@ impl Twin for NAdam {
     type Hyper<F: Float> = NAdamHyper<F>;
     #[inline(always)]
     fn direction<F: Float>(&self, e: Element<F>, s: &mut [F; 2], h: &NAdamHyper<F>) -> F {
-        let exp_avg = average(s[0], e.g, h.beta1_complement);
-        let exp_avg_sq = average(s[1], square(e.g), h.beta2_complement);
+        let exp_avg = average(s[0], e.g, h.beta1, h.beta1_complement);
+        let exp_avg_sq = average(s[1], square(e.g), h.beta2, h.beta2_complement);
         *s = [exp_avg, exp_avg_sq];
         let step = h.gradient_weight * e.g + h.average_weight * exp_avg;
         step / (exp_avg_sq.sqrt() * h.inverse_root_correction2 + h.eps)
@@ -55,23 +60,32 @@ impl Twin for NAdam {
 
 impl NAdam {
     fn hyper(&self, step: u64) -> NAdamHyper<f64> {
-        let mu = |t: u64| self.betas[0] * (1.0 - 0.5 * 0.96_f64.powf(t as f64 * self.momentum_decay));
-        let mut product = 1.0;
+        let [beta1, beta2] = self.betas;
+        // What mu_t, beta1 * (1 - 0.96^(t * momentum_decay) / 2), leaves of 1: by itself, since mu can be next to 1.
+        let fading = |t: u64| 0.96_f64.powf(t as f64 * self.momentum_decay);
+        let left = |t: u64| (1.0 - beta1) + beta1 * 0.5 * fading(t);
+        let mut logarithm = 0.0;
         for t in 1..=step {
-            product *= mu(t);
-            // Below half an ulp of 1 it no longer counts, and it only falls.
-            if product < f64::EPSILON / 4.0 {
+            if fading(t) < LEAST_FADING {
+                logarithm += (step - t + 1) as f64 * (beta1 - 1.0).ln_1p();
+                break;
+            }
+            logarithm += (-left(t)).ln_1p();
+            // Below half an ulp of 1 the product no longer counts, and it only falls.
+            if logarithm < (f64::EPSILON / 4.0).ln() {
                 break;
             }
         }
-        let next = mu(step + 1);
+        let next = (-left(step + 1)).ln_1p();
         NAdamHyper {
-            beta1_complement: 1.0 - self.betas[0],
-            beta2_complement: 1.0 - self.betas[1],
+            beta1,
+            beta1_complement: 1.0 - beta1,
+            beta2,
+            beta2_complement: 1.0 - beta2,
             eps: self.eps,
-            gradient_weight: (1.0 - mu(step)) / (1.0 - product),
-            average_weight: next / (1.0 - product * next),
-            inverse_root_correction2: 1.0 / correction(self.betas[1], step).sqrt(),
+            gradient_weight: left(step) / -logarithm.exp_m1(),
+            average_weight: next.exp() / -(logarithm + next).exp_m1(),
+            inverse_root_correction2: 1.0 / correction(beta2, step).sqrt(),
         }
     }
 }

@@ -24,7 +24,9 @@ crate::rule! { RAdam as rule {
     slots: [Slot::signed("exp_avg"), Slot::unsigned("exp_avg_sq")],
     wgsl: include_str!("../../shaders/rules/radam.wgsl"),
     scalars: |step, _| RAdamHyper {
+        beta1: rule.betas[0],
         beta1_complement: 1.0 - rule.betas[0],
+        beta2: rule.betas[1],
         beta2_complement: 1.0 - rule.betas[1],
         eps: rule.eps,
         inverse_correction1: 1.0 / correction(rule.betas[0], step),
@@ -37,8 +39,8 @@ impl Twin for RAdam {
     type Hyper<F: Float> = RAdamHyper<F>;
     #[inline(always)]
     fn direction<F: Float>(&self, e: Element<F>, s: &mut [F; 2], h: &RAdamHyper<F>) -> F {
-        let exp_avg = average(s[0], e.g, h.beta1_complement);
-        let exp_avg_sq = average(s[1], square(e.g), h.beta2_complement);
+        let exp_avg = average(s[0], e.g, h.beta1, h.beta1_complement);
+        let exp_avg_sq = average(s[1], square(e.g), h.beta2, h.beta2_complement);
         *s = [exp_avg, exp_avg_sq];
         let corrected = h.inverse_correction1 * exp_avg;
         if h.rectification > F::zero() { h.rectification * corrected / (exp_avg_sq.sqrt() + h.eps) } else { corrected }

@@ -32,6 +32,7 @@ crate::rule! { RmsProp as rule {
     constants: [("CENTERED", rule.centered), ("MOMENTUM", rule.momentum != 0.0)],
     wgsl: include_str!("../../shaders/rules/rmsprop.wgsl"),
     scalars: |_, _| RmsPropHyper {
+        alpha: rule.alpha,
         alpha_complement: 1.0 - rule.alpha,
         eps: rule.eps,
         momentum: rule.momentum,
@@ -43,11 +44,11 @@ impl Twin for RmsProp {
     type Hyper<F: Float> = RmsPropHyper<F>;
     #[inline(always)]
     fn direction<F: Float>(&self, e: Element<F>, s: &mut [F; 3], h: &RmsPropHyper<F>) -> F {
-        let square_avg = average(s[0], square(e.g), h.alpha_complement);
+        let square_avg = average(s[0], square(e.g), h.alpha, h.alpha_complement);
         s[0] = square_avg;
         let mut variance = square_avg;
         if self.centered {
-            let grad_avg = average(s[1], e.g, h.alpha_complement);
+            let grad_avg = average(s[1], e.g, h.alpha, h.alpha_complement);
             s[1] = grad_avg;
             variance = (square_avg - grad_avg * grad_avg).max(F::zero());
         }

@@ -35,6 +35,7 @@ crate::rule! { ScheduleFreeAdamW as rule {
         size: correction(rule.betas[1], step).sqrt() * rule.warm(step),
         beta1: rule.betas[0],
         beta1_complement: 1.0 - rule.betas[0],
+        beta2: rule.betas[1],
         beta2_complement: 1.0 - rule.betas[1],
         eps: rule.eps,
         first: if step == 1 { 1.0 } else { 0.0 },
@@ -46,7 +47,7 @@ impl Twin for ScheduleFreeAdamW {
     type Hyper<F: Float> = ScheduleFreeAdamWHyper<F>;
     #[inline(always)]
     fn direction<F: Float>(&self, e: Element<F>, s: &mut [F; 2], h: &ScheduleFreeAdamWHyper<F>) -> F {
-        s[1] = average(s[1], square(e.g), h.beta2_complement);
+        s[1] = average(s[1], square(e.g), h.beta2, h.beta2_complement);
         e.g / (s[1].sqrt() + h.eps)
     }
 

@@ -35,11 +35,19 @@ impl Twin for Yogi {
     type Hyper<F: Float> = AdamHyper<F>;
     #[inline(always)]
     fn direction<F: Float>(&self, e: Element<F>, s: &mut [F; 2], h: &AdamHyper<F>) -> F {
-        let exp_avg = average(s[0], e.g, h.beta1_complement);
+        let exp_avg = average(s[0], e.g, h.beta1, h.beta1_complement);
         let squared = square(e.g);
-        let behind = s[1] - squared;
-        let sign = if behind == F::zero() { behind } else { behind.signum() };
-        let exp_avg_sq = s[1] - h.beta2_complement * sign * squared;
+        let before = s[1];
+        let exp_avg_sq = if before < squared {
+            before + h.beta2_complement * squared
+        } else if before == squared {
+            before
+        } else if h.beta2_complement < F::of(0.5) {
+            before - h.beta2_complement * squared
+        } else {
+            // Where little is left, none of its digits are lost.
+            before - squared + h.beta2 * squared
+        };
         *s = [exp_avg, exp_avg_sq];
         h.inverse_correction1 * exp_avg / (exp_avg_sq.sqrt() * h.inverse_root_correction2 + h.eps)
     }

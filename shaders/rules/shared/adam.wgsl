@@ -4,7 +4,9 @@
 override AMSGRAD: bool = false;
 
 struct Hyper {
+    beta1: f32,
     beta1_complement: f32,
+    beta2: f32,
     beta2_complement: f32,
     eps: f32,
     // 1 / (1 - beta1^step)
@@ -20,8 +22,8 @@ struct State {
 }
 
 fn adam(g: vec4<f32>, s: ptr<function, State>, h: Hyper) -> vec4<f32> {
-    let exp_avg = average((*s).exp_avg, g, h.beta1_complement);
-    let exp_avg_sq = average((*s).exp_avg_sq, square(g), h.beta2_complement);
+    let exp_avg = average((*s).exp_avg, g, h.beta1, h.beta1_complement);
+    let exp_avg_sq = average((*s).exp_avg_sq, square(g), h.beta2, h.beta2_complement);
     (*s).exp_avg = exp_avg;
     (*s).exp_avg_sq = exp_avg_sq;
     var second = exp_avg_sq;

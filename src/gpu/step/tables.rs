@@ -417,6 +417,7 @@ fn settings_row(plan: &Plan, layout: &Layout, table: &StepTable, regions: &Regio
         growth_factor: dynamic.growth_factor as f32,
         backoff_factor: dynamic.backoff_factor as f32,
         ema_interval: ema.interval as u32,
+        ema_decay: ema.decay as f32,
         ema_weight: (1.0 - ema.decay) as f32,
     }
 }

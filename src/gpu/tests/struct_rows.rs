@@ -136,6 +136,7 @@ fn rows_equal_the_structs_of_every_kernel() {
         growth_factor,
         backoff_factor,
         ema_interval,
+        ema_decay,
         ema_weight,
     });
     let block = members!(BlockRow { tensor, number, len, start, state, partial, unclipped, spare });
@@ -174,7 +175,7 @@ fn rows_equal_the_structs_of_every_kernel() {
     let kept = members!(Move { before, after, words, spare });
     let turn = members!(Turn { before, after });
     let partial = members!(Partial { small, middle, large, largest, count, zeros, spare });
-    let lane = members!(Lane { lr, lr_decoupled, coupled, in_ratio, sign, unscale, ema_weight, spare, scalars });
+    let lane = members!(Lane { lr, lr_decoupled, coupled, in_ratio, sign, unscale, ema_decay, ema_weight, scalars });
     let verdict = members!(Verdict { action, lane, exponent, coefficient, elements, share, key, steps });
     let stretch = members!(Stretch { first, count, base, elements });
     let row_slot = members!(RowSlot { quad_words, quads_before, scales_before, fill, scale, spare0, spare1, spare2 });
