@@ -3,6 +3,7 @@
 pub mod bench;
 pub mod completions;
 pub mod devices;
+pub mod kernel;
 pub mod race;
 pub mod replay;
 pub mod rules;

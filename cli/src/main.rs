@@ -27,7 +27,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use commands::{bench, completions, devices, replay, rules, schedule, train, verify};
+use commands::{bench, completions, devices, kernel, replay, rules, schedule, train, verify};
 
 /// Optimizers on the GPU: train, replay, verify and measure
 #[derive(Debug, Parser)]
@@ -55,6 +55,7 @@ enum Command {
     Train(train::Args),
     Replay(replay::Args),
     Rules(rules::Args),
+    Kernel(kernel::Args),
     Schedule(schedule::Args),
     Verify(verify::Args),
     Race(commands::race::Args),
@@ -72,6 +73,7 @@ fn main() -> ExitCode {
         Command::Train(args) => train::run(&args, report::options(&parser, &matches)),
         Command::Replay(args) => replay::run(&args),
         Command::Rules(args) => rules::run(&args),
+        Command::Kernel(args) => kernel::run(&args),
         Command::Schedule(args) => schedule::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Race(args) => commands::race::run(&args),

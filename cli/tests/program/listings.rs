@@ -56,3 +56,31 @@ fn shells_complete_every_command() {
         assert!(["devices", "train", "replay", "params-out"].iter().all(|word| script.contains(word)), "{shell}");
     }
 }
+
+#[test]
+fn kernel_prints_a_composed_kernel_that_parses() {
+    for (rule, entry) in [("adamw", "update"), ("lamb", "measure"), ("adafactor", "sum_lines"), ("sgd", "prepare")] {
+        for storage in ["f32", "q8"] {
+            let printed = program(&["kernel", rule, "--entry", entry, "--storage", storage], &[]);
+            assert_eq!(printed.code, 0, "{}", printed.stderr);
+            assert!(printed.stdout.contains(&format!("fn {entry}(")), "{rule} {storage}");
+            let module = wgpu_optim::wgpu::naga::front::wgsl::parse_str(&printed.stdout);
+            assert!(module.is_ok(), "{rule} {entry} {storage}: {module:?}");
+        }
+    }
+    let listed = program(&["kernel", "adamw", "--entry", "list"], &[]).stdout;
+    let entries: Vec<_> = listed.lines().collect();
+    assert_eq!(
+        entries,
+        ["scan", "sum_groups", "prepare", "update", "weigh", "sum_tensors", "limit", "average_weights"]
+    );
+}
+
+#[test]
+fn kernel_says_which_there_are() {
+    let refused = program(&["kernel", "adamw", "--entry", "measure"], &[]);
+    assert_eq!((refused.code, refused.stdout.as_str()), (2, ""));
+    assert!(refused.stderr.contains("\"measure\"") && refused.stderr.contains("update"), "{}", refused.stderr);
+    let refused = program(&["kernel", "adamv"], &[]);
+    assert!(refused.code == 2 && refused.stderr.contains("adamw"), "{}", refused.stderr);
+}
