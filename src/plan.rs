@@ -39,6 +39,7 @@ pub use variant::{Code, Stepping, Variant};
 
 /// What a configuration means for a list of tensors.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct Plan {
     /// The tensors, in the caller's order.
     pub tensors: Vec<PlannedTensor>,
@@ -78,6 +79,7 @@ struct Needs {
 
 /// A tensor and where it belongs.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct PlannedTensor {
     /// Name and shape.
     pub spec: TensorSpec,
@@ -91,6 +93,7 @@ pub struct PlannedTensor {
 
 /// Tensors with the same options.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct PlannedGroup {
     /// The glob that chose them; `None` for the rest.
     pub pattern: Option<String>,

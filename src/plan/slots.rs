@@ -28,6 +28,7 @@ pub fn scales_of(key: &str) -> String {
 
 /// A slot of one tensor, as it is saved.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct PlannedSlot {
     /// PyTorch's name.
     pub name: &'static str,

@@ -8,6 +8,7 @@ use crate::storage::{StateFormat, Storage};
 /// A rule's code with its compile-time options. Groups that differ in numbers only share it, and so
 /// share a dispatch.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct Variant {
     /// A rule of this variant; its numbers are of no account.
     pub rule: Box<dyn Rule>,

@@ -4,6 +4,7 @@ use super::{Q8_BLOCK, StateFormat, q8_codes};
 
 /// How a slot's values are stored, so that they can be stored to the same bits again.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct SlotStorage {
     /// The slot's name.
     pub slot: String,

@@ -16,6 +16,7 @@ use crate::tensor::TensorSpec;
 
 /// Bytes of device memory. Parameters and gradients are not in it: [`Arena::bytes`](crate::gpu::Arena::bytes).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct OptimizerMemory {
     /// The tensors' state.
     pub state: u64,
