@@ -32,4 +32,6 @@ struct Settings {
     // digit only where the difference is taken before it is rounded.
     ema_decay: f32,
     ema_weight: f32,
+    // Times the root of the rate the size of the noise.
+    noise: f32,
 }

@@ -13,6 +13,8 @@ struct Tensor {
     key: u32,
     // 1 where limits and normalising of norms leave its gradients alone.
     unclipped: u32,
+    // Of those of its noise.
+    noise_key: u32,
 }
 
 fn tensor_at(index: u32) -> Tensor {

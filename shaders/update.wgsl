@@ -35,6 +35,7 @@ fn update(
                 if ANY_GRADIENT {
                     p = saturated(proposal.e.p, -step);
                 }
+                p = with_noise(p, block, i, verdict, lane);
                 if WEIGHT_CLIP {
                     p = clamp(p, vec4<f32>(-settings.weight_clip), vec4<f32>(settings.weight_clip));
                 }

@@ -18,6 +18,7 @@ pub(crate) mod gradient;
 mod group;
 mod health;
 pub(crate) mod loss_scale;
+mod noise;
 pub(crate) mod numbers;
 pub mod schedule;
 #[cfg(feature = "serde")]
@@ -33,6 +34,7 @@ pub(crate) use group::{Resolved, THE_REST};
 pub(crate) use health::Due;
 pub use health::HealthConfig;
 pub use loss_scale::{DynamicScale, LossScale};
+pub use noise::NoiseConfig;
 pub use schedule::Schedule;
 pub use tables::Difference;
 pub use weights::WeightsConfig;
@@ -61,6 +63,8 @@ pub struct OptimizerConfig {
     pub weights: WeightsConfig,
     /// Moving average of the weights, if one is kept.
     pub ema: Option<EmaConfig>,
+    /// Noise after each step, if any is added.
+    pub noise: Option<NoiseConfig>,
     /// The learning rate over the steps.
     pub schedule: Schedule,
     /// Other numbers of the rule over the steps, by their names, see [`OptimizerConfig::option_schedule`].
@@ -97,6 +101,7 @@ impl OptimizerConfig {
             gradient: GradientConfig::default(),
             weights: WeightsConfig::default(),
             ema: None,
+            noise: None,
             schedule: Schedule::default(),
             schedules: BTreeMap::new(),
             common: CommonOptions::default(),
@@ -137,6 +142,12 @@ impl OptimizerConfig {
         self
     }
 
+    /// Adds noise after each step.
+    pub fn noise(mut self, noise: NoiseConfig) -> Self {
+        self.noise = Some(noise);
+        self
+    }
+
     /// Replaces the storage.
     pub fn storage(mut self, storage: StorageConfig) -> Self {
         self.storage = storage;
@@ -170,6 +181,10 @@ impl OptimizerConfig {
             numbers::check_schedule(self.rule.as_ref(), key, schedule, "schedules", "optimizer")?;
         }
         group::check_names(&self.groups)?;
+        if let Some(noise) = &self.noise {
+            noise.check().map_err(|e| e.within("noise"))?;
+            noise::check_rule(self.rule.as_ref()).map_err(|e| e.within("optimizer"))?;
+        }
         for group in &self.groups {
             group.resolve(self)?;
         }

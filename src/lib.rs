@@ -20,8 +20,8 @@ mod tensor;
 pub mod verify;
 
 pub use config::{
-    CommonOptions, Difference, DynamicScale, EmaConfig, GradientConfig, Group, HealthConfig, LossScale, OnNonfinite,
-    OptimizerConfig, Schedule, WeightsConfig, schedule,
+    CommonOptions, Difference, DynamicScale, EmaConfig, GradientConfig, Group, HealthConfig, LossScale, NoiseConfig,
+    OnNonfinite, OptimizerConfig, Schedule, WeightsConfig, schedule,
 };
 pub use error::{Error, Result};
 pub use gpu::{Arena, Gpu, Optimizer, PendingCheckpoint, Slice, Tensor};

@@ -19,7 +19,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use crate::config::{
-    CommonOptions, EmaConfig, GradientConfig, Group, OptimizerConfig, Resolved, Schedule, THE_REST, WeightsConfig,
+    CommonOptions, EmaConfig, GradientConfig, Group, NoiseConfig, OptimizerConfig, Resolved, Schedule, THE_REST,
+    WeightsConfig,
 };
 use crate::error::{Error, Result};
 use crate::lines::{Lines, Matrices};
@@ -53,6 +54,8 @@ pub struct Plan {
     pub weights: WeightsConfig,
     /// Moving average of the weights.
     pub ema: Option<EmaConfig>,
+    /// Noise after each step.
+    pub noise: Option<NoiseConfig>,
     /// The learning rate over the steps.
     pub schedule: Schedule,
     /// Seed of what is rounded stochastically.
@@ -189,6 +192,7 @@ impl Plan {
             gradient: config.gradient.clone(),
             weights: config.weights.clone(),
             ema: config.ema.clone(),
+            noise: config.noise.clone(),
             schedule: config.schedule.clone(),
             seed: config.storage.seed,
             config: config.to_toml().into(),
@@ -247,6 +251,12 @@ impl Plan {
     /// What the random bits of a tensor depend on beside its steps.
     pub(crate) fn noise_key(&self, tensor: usize) -> u32 {
         noise_key(self.seed, &self.tensors[tensor].spec.name)
+    }
+
+    /// The same of its normal numbers.
+    pub(crate) fn normal_key(&self, tensor: usize) -> u32 {
+        let seed = self.noise.as_ref().map_or(0, |noise| noise.seed);
+        noise_key(seed, &self.tensors[tensor].spec.name)
     }
 
     /// How a tensor's parameters and its gradient are stored.

@@ -8,6 +8,7 @@ pub(crate) mod float;
 pub(crate) mod hyper;
 pub(crate) mod kernel;
 pub mod maths;
+pub(crate) mod normal;
 pub mod prelude;
 pub(crate) mod twin;
 

@@ -208,6 +208,13 @@ pub fn update(
         Stepping::Cautious => file!("step/cautious.wgsl"),
         Stepping::Averaged => file!("step/averaged.wgsl"),
     });
+    if variant.noisy {
+        source.push_str(file!("noise.wgsl"));
+        add_once(&mut source, file!("storage/noise.wgsl"));
+        add_row(&mut source, file!("tensor.wgsl"), "Tensor", false);
+    } else {
+        source.push_str(file!("noise.none.wgsl"));
+    }
     if variant.measures() {
         add_once(&mut source, file!("partial.wgsl"));
         add_tensor_sums(&mut source);

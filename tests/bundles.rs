@@ -13,8 +13,8 @@ use support::{Numbers, own_gpu, submit};
 use wgpu_optim::rules::{AdamW, Lamb, Lion, ScheduleFreeAdamW, Sgd};
 use wgpu_optim::storage::{Format, StateFormat};
 use wgpu_optim::{
-    EmaConfig, Gpu, GradientConfig, Group, Optimizer, OptimizerConfig, Slice, StorageConfig, Tensor, TensorSpec,
-    WeightsConfig,
+    EmaConfig, Gpu, GradientConfig, Group, NoiseConfig, Optimizer, OptimizerConfig, Slice, StorageConfig, Tensor,
+    TensorSpec, WeightsConfig,
 };
 
 /// Whole vectors and ends within one, a block and several.
@@ -71,6 +71,7 @@ fn configurations() -> Vec<(&'static str, OptimizerConfig)> {
         ("limits of weights", adamw().weights(norm)),
         ("two rules", adamw().group(Group::matching("*.bias").rule(Lion::default()))),
         ("an average", adamw().ema(EmaConfig::default())),
+        ("noise", adamw().noise(NoiseConfig::default())),
         ("averaged iterates", OptimizerConfig::new(ScheduleFreeAdamW::default())),
         ("f16 with a master", stored(adamw(), master)),
         ("narrow gradients and state", stored(adamw(), storage(Format::F32, Format::Bf16, StateFormat::Bf16))),

@@ -8,8 +8,8 @@ use wgpu_optim::schedule::{Constant, Cosine, Geometric, Kind, Linear, OneCycle, 
 use wgpu_optim::storage::{Format, Master, Rounding, StateFormat};
 use wgpu_optim::verify::variations;
 use wgpu_optim::{
-    DynamicScale, EmaConfig, GradientConfig, Group, LossScale, OnNonfinite, OptimizerConfig, OptionValue, Options,
-    Schedule, StorageConfig, WeightsConfig,
+    DynamicScale, EmaConfig, GradientConfig, Group, LossScale, NoiseConfig, OnNonfinite, OptimizerConfig, OptionValue,
+    Options, Schedule, StorageConfig, WeightsConfig,
 };
 
 /// Through both forms and back: the text, and serde's TOML and JSON.
@@ -30,6 +30,7 @@ fn comes_back(config: &OptimizerConfig) {
         assert_eq!(config.gradient, again.gradient);
         assert_eq!(config.weights, again.weights);
         assert_eq!(config.ema, again.ema);
+        assert_eq!(config.noise, again.noise);
         assert_eq!(config.storage, again.storage);
         assert_eq!(config.schedule, again.schedule);
         assert_eq!(config.groups.len(), again.groups.len());
@@ -91,6 +92,7 @@ fn everything() -> OptimizerConfig {
         })
         .weights(WeightsConfig { clip_value: Some(2.0), max_abs: Some(1e20), max_norm: None })
         .ema(EmaConfig { decay: 1.0 - 1e-12, warmup: true, interval: 0x7fff_ffff })
+        .noise(NoiseConfig { temperature: 1e-300, seed: u64::MAX - 1 })
         .storage(StorageConfig {
             params: Format::Bf16,
             gradients: Format::F16,
@@ -199,7 +201,8 @@ fn the_text_has_one_order_and_says_all() {
 #[test]
 fn differences_are_told_key_by_key() {
     let of = |text: &str| toml::from_str::<OptimizerConfig>(text).unwrap();
-    let before = of("[optimizer]\nrule = \"sgd\"\nlr = 0.1\n[[groups]]\nmatch = \"a\"\nlr = 1\n[ema]\ndecay = 0.9\n");
+    let before = of("[optimizer]\nrule = \"sgd\"\nlr = 0.1\n[[groups]]\nmatch = \"a\"\nlr = 1\n[ema]\ndecay = 0.9\n\
+                     [noise]\ntemperature = 0.5\n");
     let after = of("[optimizer]\nrule = \"sgd\"\nlr = 0.25\n[[groups]]\nmatch = \"a\"\nfrozen = true\n\
                     [[groups]]\nmatch = \"b\"\n[gradient]\nclip_value = 1\n[schedule]\nkind = \"constant\"\n\
                     [[schedule.then]]\nafter = 3\nkind = \"constant\"\n");
@@ -212,6 +215,8 @@ fn differences_are_told_key_by_key() {
             "ema.decay: 0.9, now none",
             "ema.warmup: false, now none",
             "ema.interval: 1, now none",
+            "noise.temperature: 0.5, now none",
+            "noise.seed: 0, now none",
             "groups[0].frozen: none, now true",
             "groups[1].match: none, now \"b\"",
             "gradient.clip_value: none, now 1",

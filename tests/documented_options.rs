@@ -9,8 +9,8 @@ use wgpu_optim::options::range::Declaration;
 use wgpu_optim::rules::{self, AdamW};
 use wgpu_optim::schedule::Kind;
 use wgpu_optim::{
-    CommonOptions, DynamicScale, EmaConfig, GradientConfig, LossScale, OptimizerConfig, OptionField, OptionValue,
-    Options, Rule, Schedule, StorageConfig, WeightsConfig,
+    CommonOptions, DynamicScale, EmaConfig, GradientConfig, LossScale, NoiseConfig, OptimizerConfig, OptionField,
+    OptionValue, Options, Rule, Schedule, StorageConfig, WeightsConfig,
 };
 
 fn document() -> String {
@@ -354,6 +354,10 @@ fn options_of_tables_are_as_documented() {
     check_table("ema", &table("`[ema]`", 0), &EmaConfig::default(), |key, value| {
         let mut config = config().ema(EmaConfig::default());
         config.ema.as_mut().unwrap().set_option(key, value).is_ok() && config.check().is_ok()
+    });
+    check_table("noise", &table("`[noise]`", 0), &NoiseConfig::default(), |key, value| {
+        let mut config = config().noise(NoiseConfig::default());
+        config.noise.as_mut().unwrap().set_option(key, value).is_ok() && config.check().is_ok()
     });
     check_table("storage", &table("`[storage]`", 0), &StorageConfig::default(), |key, value| {
         let mut config = config();

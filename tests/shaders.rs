@@ -14,7 +14,9 @@ use support::variations::{code_variants, variations};
 use wgpu_optim::plan::Plan;
 use wgpu_optim::shader::{self, Access, ByLine, Kernel, Parts};
 use wgpu_optim::verify;
-use wgpu_optim::{DynamicScale, EmaConfig, GradientConfig, LossScale, OnNonfinite, WeightsConfig, rules};
+use wgpu_optim::{
+    DynamicScale, EmaConfig, GradientConfig, LossScale, NoiseConfig, OnNonfinite, OptimizerConfig, WeightsConfig, rules,
+};
 
 const BOTH: [bool; 2] = [false, true];
 
@@ -159,6 +161,12 @@ fn kernels() -> Vec<(String, Kernel)> {
                         }
                     }
                 }
+            }
+        }
+        for storage in verify::storages() {
+            let config = OptimizerConfig::from_boxed(rule.boxed()).storage(storage).noise(NoiseConfig::default());
+            if let Ok(plan) = Plan::new(&config, &[]) {
+                add_plan(&format!("{} with noise", rule.name()), &plan, false, &mut add);
             }
         }
     }

@@ -10,8 +10,8 @@ use wgpu_optim::plan::Plan;
 use wgpu_optim::rules::{AdamW, Lamb, Sgd};
 use wgpu_optim::verify;
 use wgpu_optim::{
-    EmaConfig, Format, Group, LossScale, Master, OnNonfinite, OptimizerConfig, Rounding, StateFormat, StorageConfig,
-    TensorSpec, WeightsConfig, rules,
+    EmaConfig, Format, Group, LossScale, Master, NoiseConfig, OnNonfinite, OptimizerConfig, Rounding, StateFormat,
+    StorageConfig, TensorSpec, WeightsConfig, rules,
 };
 
 const STEPS: u64 = 3;
@@ -107,6 +107,7 @@ fn storage_goes_with_everything_else_wherever_tensors_lie() {
                 config
             }),
             ("average", base().ema(EmaConfig::default())),
+            ("noise", base().noise(NoiseConfig { temperature: 1e-3, seed: 0 })),
         ];
         for (index, (label, config)) in cases.into_iter().enumerate() {
             // By turns, so that each case meets three storages and each storage three cases beside the plain one.

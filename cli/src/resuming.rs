@@ -7,7 +7,7 @@ use wgpu_optim::{Checkpoint, Difference, OptimizerConfig};
 use crate::error::{Error, Result};
 
 /// The tables of a configuration.
-const TABLES: [&str; 7] = ["optimizer", "groups", "gradient", "weights", "ema", "storage", "schedule"];
+const TABLES: [&str; 8] = ["optimizer", "groups", "gradient", "weights", "ema", "noise", "storage", "schedule"];
 
 /// What `--allow` names.
 #[derive(Debug, Clone, Copy)]

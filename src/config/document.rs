@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Deserializer, de};
 
 use super::ema::EmaConfig;
+use super::noise::NoiseConfig;
 use super::numbers::value_key;
 use super::schedule::{Kind, Schedule};
 use super::{Group, OptimizerConfig, set_all, set_option};
@@ -25,6 +26,7 @@ struct Document {
     #[serde(default)]
     weights: Table,
     ema: Option<Table>,
+    noise: Option<Table>,
     #[serde(default)]
     schedule: ScheduleTable,
     #[serde(default)]
@@ -74,6 +76,10 @@ impl Document {
         if let Some(table) = &self.ema {
             let ema = config.ema.insert(EmaConfig::default());
             set_all("ema", ema, table)?;
+        }
+        if let Some(table) = &self.noise {
+            let noise = config.noise.insert(NoiseConfig::default());
+            set_all("noise", noise, table)?;
         }
         set_all("storage", &mut config.storage, &self.storage)?;
         config.schedule = sequence(self.schedule, "schedule", of_rates)?;

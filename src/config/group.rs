@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use super::{CommonOptions, OptimizerConfig, Schedule, check_average, check_rule, numbers, set_option};
+use super::{CommonOptions, OptimizerConfig, Schedule, check_average, check_rule, noise, numbers, set_option};
 use crate::error::{Error, Result};
 use crate::options::range::NON_NEGATIVE;
 use crate::options::{OptionError, OptionValue};
@@ -144,6 +144,9 @@ impl Group {
         check_rule(rule.as_ref(), &common).map_err(within)?;
         storage.check().map_err(within)?;
         check_average(&storage, base).map_err(within)?;
+        if base.noise.is_some() && !self.frozen {
+            noise::check_rule(rule.as_ref()).map_err(within)?;
+        }
         self.check_schedules(rule.as_ref())?;
         let mut schedules = self.schedules.clone();
         for (key, schedule) in &base.schedules {

@@ -8,9 +8,10 @@ use super::tables::{GroupTables, Sequence, Table, Tables};
 
 impl Serialize for OptimizerConfig {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Tables { optimizer, groups, gradient, weights, ema, storage, schedule, schedules } = Tables::of(self);
+        let Tables { optimizer, groups, gradient, weights, ema, noise, storage, schedule, schedules } =
+            Tables::of(self);
         let has_weights = !weights.0.is_empty();
-        let optional = [!groups.is_empty(), has_weights, ema.is_some(), !schedules.is_empty()];
+        let optional = [!groups.is_empty(), has_weights, ema.is_some(), noise.is_some(), !schedules.is_empty()];
         let len = 4 + optional.into_iter().filter(|is_there| *is_there).count();
         let mut document = serializer.serialize_struct("OptimizerConfig", len)?;
         document.serialize_field("optimizer", &optimizer)?;
@@ -23,6 +24,9 @@ impl Serialize for OptimizerConfig {
         }
         if let Some(ema) = ema {
             document.serialize_field("ema", &ema)?;
+        }
+        if let Some(noise) = noise {
+            document.serialize_field("noise", &noise)?;
         }
         document.serialize_field("storage", &storage)?;
         document.serialize_field("schedule", &schedule)?;

@@ -21,6 +21,7 @@ pub(super) struct Tables {
     pub gradient: Table,
     pub weights: Table,
     pub ema: Option<Table>,
+    pub noise: Option<Table>,
     pub storage: Table,
     pub schedule: Sequence,
     /// Of other numbers than the rate.
@@ -65,7 +66,8 @@ impl OptimizerConfig {
     /// The configuration as TOML, in full and in one order of tables and keys. What reads it gets an equal
     /// configuration, unless a rule is from another crate: it stands there by its name.
     pub fn to_toml(&self) -> String {
-        let Tables { optimizer, groups, gradient, weights, ema, storage, schedule, schedules } = Tables::of(self);
+        let Tables { optimizer, groups, gradient, weights, ema, noise, storage, schedule, schedules } =
+            Tables::of(self);
         let mut text = String::new();
         let option_schedules = |schedules: &[(String, Sequence)], within: &str, text: &mut String| {
             schedules.iter().for_each(|(key, own)| own.write(&format!("{within}.{}", bare(key)), text));
@@ -81,6 +83,7 @@ impl OptimizerConfig {
             weights.write("[weights]", &mut text);
         }
         ema.iter().for_each(|ema| ema.write("[ema]", &mut text));
+        noise.iter().for_each(|noise| noise.write("[noise]", &mut text));
         storage.write("[storage]", &mut text);
         schedule.write("schedule", &mut text);
         option_schedules(&schedules, "schedules", &mut text);
@@ -114,7 +117,8 @@ impl OptimizerConfig {
 
 impl Tables {
     pub fn of(config: &OptimizerConfig) -> Self {
-        let OptimizerConfig { rule, groups, gradient, weights, ema, schedule, schedules, common, storage } = config;
+        let OptimizerConfig { rule, groups, gradient, weights, ema, noise, schedule, schedules, common, storage } =
+            config;
         let mut optimizer = Table::default();
         optimizer.add("rule", OptionValue::from(rule.name()));
         optimizer.add_all(rule.options());
@@ -126,6 +130,7 @@ impl Tables {
             gradient: table(gradient),
             weights: table(weights),
             ema: ema.as_ref().map(|ema| table(ema)),
+            noise: noise.as_ref().map(|noise| table(noise)),
             storage: table(storage),
             schedule: Sequence::of(schedule, str::to_owned),
             schedules: Sequence::all(schedules),
@@ -134,7 +139,7 @@ impl Tables {
 
     /// Every value under its whole key.
     fn entries(&self) -> Vec<(String, String)> {
-        let Self { optimizer, groups, gradient, weights, ema, storage, schedule, schedules } = self;
+        let Self { optimizer, groups, gradient, weights, ema, noise, storage, schedule, schedules } = self;
         let mut tables = vec![("optimizer".to_owned(), optimizer)];
         for (i, group) in groups.iter().enumerate() {
             tables.push((format!("groups[{i}]"), &group.own));
@@ -143,6 +148,7 @@ impl Tables {
         }
         tables.extend([("gradient", gradient), ("weights", weights)].map(|(name, table)| (name.to_owned(), table)));
         tables.extend(ema.iter().map(|ema| ("ema".to_owned(), ema)));
+        tables.extend(noise.iter().map(|noise| ("noise".to_owned(), noise)));
         tables.push(("storage".to_owned(), storage));
         tables.extend(schedule.tables("schedule"));
         tables.extend(Sequence::tables_of(schedules, "schedules"));

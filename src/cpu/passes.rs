@@ -128,6 +128,7 @@ pub fn prepare<F: CpuFloat>(
         } else {
             scales.coefficient
         };
+        let noise = Noise { key: plan.noise_key(d.tensor), steps: *d.steps as u32 };
         let settings = UpdateSettings {
             lr,
             coupled: decays.coupled,
@@ -139,9 +140,9 @@ pub fn prepare<F: CpuFloat>(
             unscale: scales.unscale,
             coefficient: own,
             share: plan.variant_of(d.tensor).averages().then(|| share(d.weight_sum, lr * scalars[0])),
+            noise: plan.noise.as_ref().map(|n| (Noise { key: plan.normal_key(d.tensor), ..noise }, n.root())),
             ..settings(plan)
         };
-        let noise = Noise { key: plan.noise_key(d.tensor), steps: *d.steps as u32 };
         TensorStep { scalars, settings, noise, units: None, means: Vec::new() }
     };
     dense.iter_mut().enumerate().map(&mut step).collect()

@@ -6,6 +6,7 @@ use crate::rule::float::Float;
 use crate::rule::hyper::HyperRow;
 use crate::rule::kernel::{Block, CpuKernel, Measure, UpdateSettings};
 use crate::rule::maths::{LARGEST_SEEN, average, bounded, square};
+use crate::rule::normal::normal;
 use crate::rule::twin::{Element, MAX_SLOTS, Norms, SlotArray, Twin};
 use std::any::TypeId;
 
@@ -79,9 +80,14 @@ fn held<F: Float>(lr: F) -> F {
 fn is_common<F: Float>(block: &Block<'_, F>) -> bool {
     let Block { settings, by_line, active, .. } = block;
     let plain_gradients = settings.clip_value.is_none() && !settings.zero_nonfinite;
-    let plain_steps = settings.cautious.is_none() && settings.share.is_none() && settings.weight_clip.is_none();
+    let plain_steps = settings.cautious.is_none() && settings.share.is_none();
+    let plain_weights = settings.weight_clip.is_none() && settings.noise.is_none();
     let by_element = by_line.units.is_none() && by_line.mean_square.is_none();
-    plain_gradients && plain_steps && by_element && active.iter().enumerate().all(|(place, which)| place == *which)
+    plain_gradients
+        && plain_steps
+        && plain_weights
+        && by_element
+        && active.iter().enumerate().all(|(place, which)| place == *which)
 }
 
 /// What is the same for all elements of a block.
@@ -199,6 +205,9 @@ fn general<T: Twin, F: Float, const MEASURE: bool>(rule: &T, block: Block<'_, F>
     let Block { params, gradients, mut slots, active, scalars, settings, by_line } = block;
     let h = T::Hyper::<F>::from_row(scalars);
     let terms = Terms::of(rule, &h, &settings);
+    let noise = settings.noise.map(|(noise, root)| (noise, F::of(settings.lr).sqrt() * F::of(root)));
+    // A rate of 0 leaves weights alone.
+    let noise = noise.filter(|(_, size)| *size != F::zero());
     let conditioned = settings.clip_value.is_some() || settings.zero_nonfinite || settings.unscale != 1.0;
     // Slots that are off read as zero, and what the rule writes there is dropped.
     let mut lanes = [[F::zero(); LANES]; MAX_SLOTS];
@@ -256,6 +265,9 @@ fn general<T: Twin, F: Float, const MEASURE: bool>(rule: &T, block: Block<'_, F>
                 lane[i] = *value;
             }
             *p = terms.moved(*p, step);
+            if let Some((noise, size)) = noise {
+                *p = bounded(*p + size * normal(noise.normal_word(first + i as u64)), terms.largest);
+            }
             if let Some(limit) = settings.weight_clip {
                 *p = bounded(*p, F::of(limit));
             }
@@ -286,6 +298,7 @@ mod tests {
     use crate::rule::Rule;
     use crate::rule::kernel::ByLine;
     use crate::rules::AdamW;
+    use crate::storage::Noise;
 
     #[test]
     fn settings_left_out_change_no_gradient() {
@@ -327,6 +340,7 @@ mod tests {
             any_gradient: false,
             share: None,
             weight_clip: Some(1e10),
+            noise: Some((Noise { key: 7, steps: 9 }, 0.1)),
         };
         let scalars = rule.scalars(3, rule.lr);
         let outcome = |settings: UpdateSettings, f: &dyn Fn(&AdamW, Block<'_, f32>) -> Measure| {
@@ -348,8 +362,14 @@ mod tests {
         };
         let every = outcome(settings, &general::<AdamW, f32, false>);
         let measured = outcome(settings, &general::<AdamW, f32, true>);
-        let plain =
-            UpdateSettings { cautious: None, weight_clip: None, clip_value: None, zero_nonfinite: false, ..settings };
+        let plain = UpdateSettings {
+            cautious: None,
+            weight_clip: None,
+            noise: None,
+            clip_value: None,
+            zero_nonfinite: false,
+            ..settings
+        };
         let common = outcome(plain, &general::<AdamW, f32, false>);
         assert_ne!(common, every);
         for level in levels() {

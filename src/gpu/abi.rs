@@ -34,6 +34,7 @@ pub struct Settings {
     pub ema_interval: u32,
     pub ema_decay: f32,
     pub ema_weight: f32,
+    pub noise: f32,
 }
 
 /// `Block` of `shaders/blocks.wgsl`.
@@ -141,6 +142,7 @@ pub struct TensorRow {
     pub key: u32,
     /// 1 where limits and normalising of norms leave its gradients alone.
     pub unclipped: u32,
+    pub noise_key: u32,
 }
 
 /// The head of `Control` of `shaders/control.wgsl`; the tensors' counts follow.

@@ -24,6 +24,8 @@ pub struct Variant {
     pub factored: bool,
     /// How its tensors are stored.
     pub storage: Storage,
+    /// Whether noise follows the step.
+    pub noisy: bool,
 }
 
 /// How a direction becomes a step.
@@ -74,7 +76,8 @@ impl Variant {
         let ema = config.ema.is_some().then_some(Slot::signed(EMA).follows_weights());
         let master = storage.master.then_some(Slot::signed(MASTER));
         let engine = accumulator.into_iter().chain(ema).chain(master).collect();
-        Self { rule: rule.boxed(), engine, slots, active, stepping: Stepping::of(rule, common), factored, storage }
+        let (rule, stepping, noisy) = (rule.boxed(), Stepping::of(rule, common), config.noise.is_some());
+        Self { rule, engine, slots, active, stepping, factored, storage, noisy }
     }
 
     pub(super) fn serves(&self, code: Code<'_>) -> bool {

@@ -5,6 +5,7 @@ use std::any::TypeId;
 use super::float::Float;
 use super::hyper::Scalars;
 use crate::lines::{Lines, Matrices};
+use crate::storage::Noise;
 
 /// What the engine does around the rule for every element of a block.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -40,6 +41,8 @@ pub struct UpdateSettings {
     pub share: Option<f64>,
     /// Limit of each parameter.
     pub weight_clip: Option<f64>,
+    /// Noise after the step: its random bits, and what times the root of the rate is its size.
+    pub noise: Option<(Noise, f64)>,
 }
 
 /// Gradients as they are, and no step.
@@ -61,6 +64,7 @@ impl Default for UpdateSettings {
             any_gradient: false,
             share: None,
             weight_clip: None,
+            noise: None,
         }
     }
 }

@@ -40,15 +40,29 @@ impl Noise {
     /// The stream of the first kept slot; the others follow.
     pub const SLOTS: u32 = 2;
 
+    /// The last word of the stream of normal numbers, which no pair of streams has.
+    pub const NORMAL: u32 = u32::MAX;
+
     /// The bits that round weights again that a limit has scaled after the update.
     pub(crate) fn of_limit(self) -> Self {
         Self { key: self.key ^ 0x9e37_79b9, ..self }
     }
 
+    /// The word of which a normal number is made.
+    #[inline(always)]
+    pub fn normal_word(self, element: u64) -> u32 {
+        self.words(element, Self::NORMAL)[(element % 4) as usize]
+    }
+
+    #[inline(always)]
+    fn words(self, element: u64, last: u32) -> [u32; 4] {
+        pcg4d([(element / 4) as u32, self.key, self.steps, last])
+    }
+
     /// Sixteen bits for an element. Two streams share a hash, its lower and its upper halves.
     #[inline(always)]
     pub fn bits(self, element: u64, stream: u32) -> u16 {
-        let words = pcg4d([(element / 4) as u32, self.key, self.steps, stream / 2]);
+        let words = self.words(element, stream / 2);
         (words[(element % 4) as usize] >> (16 * (stream % 2))) as u16
     }
 }

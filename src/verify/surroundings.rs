@@ -2,7 +2,7 @@
 
 use super::Variation;
 use crate::config::schedule::{Exponential, Linear};
-use crate::config::{DynamicScale, EmaConfig, Group, LossScale, OnNonfinite, OptimizerConfig};
+use crate::config::{DynamicScale, EmaConfig, Group, LossScale, NoiseConfig, OnNonfinite, OptimizerConfig};
 use crate::options::OptionValue;
 
 /// What the engine does around a rule, each by itself, where that configuration allows it.
@@ -18,7 +18,7 @@ pub fn all_around(variation: &Variation) -> Variation {
 type Change = (&'static str, fn(&mut OptimizerConfig));
 
 /// Limits are near what the tensors of a check have, so that they bite in some and not in others.
-const ENGINE: [Change; 20] = [
+const ENGINE: [Change; 21] = [
     ("maximize=true", |c| c.common.maximize = true),
     ("cautious=true", |c| c.common.cautious = true),
     ("gradient.accumulate=2", |c| c.gradient.accumulate = 2),
@@ -54,10 +54,11 @@ const ENGINE: [Change; 20] = [
         let _ = c.rule.set_option("weight_decay", &OptionValue::Number(0.1));
         c.schedules.insert("weight_decay".to_owned(), Linear { total_steps: 4, end_factor: 0.1 }.into());
     }),
+    ("noise={temperature=1e-4 seed=1}", |c| c.noise = Some(NoiseConfig { temperature: 1e-4, seed: 1 })),
 ];
 
 /// One of each kind.
-const TOGETHER: [&str; 8] = [
+const TOGETHER: [&str; 9] = [
     "maximize",
     "cautious",
     "gradient.accumulate",
@@ -66,6 +67,7 @@ const TOGETHER: [&str; 8] = [
     "gradient.clip_global_norm",
     "weights.max_norm",
     "ema",
+    "noise",
 ];
 
 /// Those that the configuration allows.
@@ -126,6 +128,9 @@ mod tests {
         let ema = EmaConfig::default().options();
         let averaged = all.iter().find_map(|v| v.config.ema.clone()).unwrap().options();
         assert!(ema.iter().zip(&averaged).all(|(a, b)| a != b));
+        let noise = NoiseConfig::default().options();
+        let noisy = all.iter().find_map(|v| v.config.noise.clone()).unwrap().options();
+        assert!(noise.iter().zip(&noisy).all(|(a, b)| a != b));
     }
 
     /// Changes that scale the gradient of a whole tensor do nothing to a rule that divides by its norm.

@@ -9,7 +9,7 @@ use super::lines::LineTables;
 use super::phases::{Phase, Turns};
 use super::step_table::StepTable;
 use super::sums::Groups;
-use crate::config::{DynamicScale, LossScale};
+use crate::config::{DynamicScale, LossScale, NoiseConfig};
 use crate::error::{Error, Result};
 use crate::gpu::abi::{BlockRow, Control, Lane, LineSet, Partial, Settings, TensorRow, Verdict, control_bytes};
 use crate::gpu::device::context::Gpu;
@@ -380,6 +380,7 @@ fn tensor_rows(plan: &Plan, layout: &Layout) -> Vec<TensorRow> {
             averages: (live && plan.variant_of(t).averages()).into(),
             key: plan.noise_key(t),
             unclipped: (!plan.is_clipped(t)).into(),
+            noise_key: plan.normal_key(t),
         }
     };
     (0..plan.tensors.len()).map(row).collect()
@@ -419,5 +420,6 @@ fn settings_row(plan: &Plan, layout: &Layout, table: &StepTable, regions: &Regio
         ema_interval: ema.interval as u32,
         ema_decay: ema.decay as f32,
         ema_weight: (1.0 - ema.decay) as f32,
+        noise: plan.noise.as_ref().map_or(0.0, NoiseConfig::root) as f32,
     }
 }

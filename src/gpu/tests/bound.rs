@@ -3,6 +3,7 @@
 use naga::{AddressSpace, StorageAccess, TypeInner};
 
 use super::*;
+use crate::config::NoiseConfig;
 use crate::gpu::change::{row_moves, row_starts};
 use crate::gpu::device::pipelines::{Bindings, Kind, layout_of};
 use crate::gpu::step::{keep, kernels};
@@ -45,6 +46,7 @@ fn plans() -> Vec<Plan> {
     }
     let adamw = OptimizerConfig::new(rules::AdamW::default());
     plans.push(Plan::new(&adamw.clone().clip_global_norm(1.0), &[]).unwrap());
+    plans.push(Plan::new(&adamw.clone().noise(NoiseConfig::default()), &[]).unwrap());
     let q8 = StorageConfig { state: StateFormat::Q8, ..StorageConfig::default() };
     for clip_adaptive in [None, Some(0.1)] {
         let gradient = GradientConfig { clip_adaptive, ..plain() };

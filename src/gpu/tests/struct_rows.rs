@@ -10,6 +10,7 @@ use crate::gpu::step::phases::Phase;
 use crate::plan::layout::BLOCK;
 use crate::rule::hyper::MAX_SCALARS;
 use crate::shader::{ByLine, Parts, WORKGROUP};
+use crate::storage::Noise;
 
 /// A member of a struct: name, byte offset, size, what its numbers are.
 #[derive(Debug, PartialEq)]
@@ -138,6 +139,7 @@ fn rows_equal_the_structs_of_every_kernel() {
         ema_interval,
         ema_decay,
         ema_weight,
+        noise,
     });
     let block = members!(BlockRow { tensor, number, len, start, state, partial, unclipped, spare });
     let span = members!(SpanRow {
@@ -151,7 +153,8 @@ fn rows_equal_the_structs_of_every_kernel() {
         spare,
     });
     let assignment = members!(AssignmentRow { row, member, gradient_shift, spare });
-    let tensor = members!(TensorRow { lane, live, first_partial, partials, elements, averages, key, unclipped });
+    let tensor =
+        members!(TensorRow { lane, live, first_partial, partials, elements, averages, key, unclipped, noise_key });
     let control = members!(Control {
         taken,
         skipped,
@@ -298,6 +301,9 @@ fn numbers_on_both_sides_are_equal() {
     }
     assert_eq!(constant(&prepare, "TRAINING"), f64::from(Phase::Training as u32));
     assert!([Phase::Training, Phase::Evaluating, Phase::Averaged].into_iter().all(|p| Phase::of(p as u32) == p));
+    let noisy = Variant { noisy: true, ..variant(&rules::AdamW::default()) };
+    let noisy = module(&shader::update(&noisy, &plain(), &WeightsConfig::default(), Access::default(), false));
+    assert_eq!(constant(&noisy, "NORMAL_STREAM"), f64::from(Noise::NORMAL));
     // A block's length does not depend on the workgroup's.
     assert_eq!(BLOCK % u64::from(WORKGROUP * 4), 0);
 }

@@ -1,7 +1,7 @@
 //! A block becomes the same bits whatever the number of threads that serve it. The scan's sums are added up in
 //! another order then, so gradients are not clipped here.
 
-use crate::config::{EmaConfig, OptimizerConfig};
+use crate::config::{EmaConfig, NoiseConfig, OptimizerConfig};
 use crate::error::Error;
 use crate::gpu::{Arena, Gpu, Optimizer};
 use crate::rules::AdamW;
@@ -73,6 +73,7 @@ fn the_number_of_threads_changes_no_bit() {
     let mut compared = 0;
     for storage in storages() {
         let config = OptimizerConfig::new(AdamW { lr: 1e-2, ..AdamW::default() }).storage(storage.clone());
+        let config = config.noise(NoiseConfig { temperature: 1e-3, seed: 7 });
         let config = if storage == StorageConfig::default() { config.ema(EmaConfig::default()) } else { config };
         let usual = run(&gpu, &config, shader::WORKGROUP);
         assert!(usual.1.steps_taken == 3 && usual.0 != values(0), "{storage:?} took no steps");
