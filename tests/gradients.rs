@@ -254,12 +254,14 @@ fn adamw(gradient: GradientConfig) -> OptimizerConfig {
 }
 
 /// The norm-type options, which must not hide or spread what is not finite.
-fn with_norms(on_nonfinite: OnNonfinite) -> [GradientConfig; 4] {
+fn with_norms(on_nonfinite: OnNonfinite) -> [GradientConfig; 5] {
     [
         gradient(|g| g.on_nonfinite = on_nonfinite),
         gradient(|g| (g.on_nonfinite, g.clip_value) = (on_nonfinite, Some(0.5))),
         gradient(|g| (g.on_nonfinite, g.clip_global_norm) = (on_nonfinite, Some(1.0))),
         gradient(|g| (g.on_nonfinite, g.normalize_global_norm) = (on_nonfinite, Some(1.0))),
+        // Clipped by value, an infinity is as good as any to a sum of squares.
+        gradient(|g| (g.on_nonfinite, g.clip_value, g.clip_global_norm) = (on_nonfinite, Some(0.5), Some(1.0))),
     ]
 }
 
@@ -327,6 +329,9 @@ fn zeroing_nonfinite_elements_equals_a_gradient_that_is_zero_there() {
                     oracle.step_all(&zeroed(&gradients, &positions));
                     let report = model.optimizer.wait_for_report().unwrap().unwrap();
                     assert!(!report.skipped, "{what}");
+                    // They are counted where gradients are read for a norm.
+                    let count = report.global_norm.map_or(0, |_| positions.len() as u64);
+                    assert_eq!(report.nonfinite, count, "{what}");
                 }
                 assert_eq!(model.bits(), twin.bits(), "{what}");
                 oracle.check(&model.optimizer, &what);
