@@ -11,9 +11,9 @@ fn average_weights(
         return;
     }
     let block = block_at(row);
-    let verdict = verdict_of(block.tensor);
-    let lane = lane_at(verdict.lane);
-    if verdict.action != TAKE || lane.ema_weight == 0.0 {
+    let decision = decision_of(block.tensor);
+    let track = track_at(decision.track);
+    if decision.action != TAKE || track.ema_weight == 0.0 {
         return;
     }
     for (var i = thread * 4u; i < block.len; i += WORKGROUP * 4u) {
@@ -21,7 +21,7 @@ fn average_weights(
         let p = load_weights(block, i, count);
         let word = ema_word(block, i);
         let old = state_f32(word);
-        let averaged = average_wide(unpack(old), p, lane.ema_decay, lane.ema_weight);
+        let averaged = average_wide(unpack(old), p, track.ema_decay, track.ema_weight);
         set_state_f32(word, select(pack(averaged), pack(p), is_nan(old)));
     }
 }

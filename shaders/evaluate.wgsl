@@ -16,13 +16,13 @@ fn evaluate(
         return;
     }
     begin_state(thread);
-    let verdict = verdict_of(block.tensor);
-    let h = load_hyper(lane_at(verdict.lane));
+    let decision = decision_of(block.tensor);
+    let h = load_hyper(track_at(decision.track));
     for (var i = thread * 4u; i < block.len; i += WORKGROUP * 4u) {
         let count = min(block.len - i, 4u);
         let e = Element(load_weights(block, i, count), vec4<f32>());
         let weights = evaluated(e, load_state(block, i), h);
         // Not the f32 copy: it goes on training.
-        store_params(block.start + i, count, narrow_params(pack(weights), block, i, noise_at(verdict)));
+        store_params(block.start + i, count, narrow_params(pack(weights), block, i, noise_at(decision)));
     }
 }

@@ -43,7 +43,7 @@ fn find_nonfinite(
     } else {
         for (var i = thread * 4u; i < block.len; i += WORKGROUP * 4u) {
             let count = min(block.len - i, 4u);
-            // A vector's last lanes may be padding, whose content is nobody's.
+            // A vector's last components may be padding, whose content is nobody's.
             let mine = vec4<u32>(0u, 1u, 2u, 3u) < vec4<u32>(count);
             bad += select(vec4<u32>(), marks(loaded(block, i, count, unscale)), mine);
         }

@@ -15,7 +15,7 @@ struct Move {
 @group(0) @binding(1) var<storage, read> source: array<u32>;
 @group(0) @binding(2) var<storage, read_write> copied: array<u32>;
 @group(0) @binding(3) var<storage, read> control: array<u32>;
-@group(0) @binding(4) var<uniform> turn: Turn;
+@group(0) @binding(4) var<uniform> turn: PhaseChange;
 
 @compute @workgroup_size(WORKGROUP)
 fn keep(

@@ -13,8 +13,8 @@ fn limit(
         return;
     }
     let block = block_at(row);
-    let verdict = verdict_of(block.tensor);
-    if verdict.action != TAKE {
+    let decision = decision_of(block.tensor);
+    if decision.action != TAKE {
         return;
     }
     var size = largest_scaled(sum_at(block.tensor));
@@ -28,6 +28,6 @@ fn limit(
     for (var i = thread * 4u; i < block.len; i += WORKGROUP * 4u) {
         let count = min(block.len - i, 4u);
         let p = ldexp(load_weights(block, i, count), vec4<i32>(scale.exponent));
-        store_weights(block, i, count, p * scale.mantissa, limit_noise(verdict));
+        store_weights(block, i, count, p * scale.mantissa, limit_noise(decision));
     }
 }

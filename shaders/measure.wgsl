@@ -15,20 +15,20 @@ fn measure(
         return;
     }
     let block = block_at(row);
-    let verdict = verdict_of(block.tensor);
-    if verdict.action != TAKE {
+    let decision = decision_of(block.tensor);
+    if decision.action != TAKE {
         return;
     }
     begin_state(thread);
-    let lane = lane_at(verdict.lane);
-    let h = load_hyper(lane);
+    let track = track_at(decision.track);
+    let h = load_hyper(track);
     var of_params = vec3<f32>();
     var of_update = vec3<f32>();
     var kept = vec4<u32>();
     for (var i = thread * 4u; i < block.len; i += WORKGROUP * 4u) {
         let count = min(block.len - i, 4u);
         let mine = vec4<u32>(0u, 1u, 2u, 3u) < vec4<u32>(count);
-        let proposal = propose(block, i, count, verdict, lane, h);
+        let proposal = propose(block, i, count, decision, track, h);
         if CAUTIOUS {
             kept += select(vec4<u32>(), vec4<u32>(1u), agrees(proposal) & mine);
         } else {

@@ -45,12 +45,12 @@ fn normal_of(words: vec4<u32>) -> vec4<f32> {
     return select(size, -size, below);
 }
 
-fn with_noise(p: vec4<f32>, block: Block, i: u32, verdict: Verdict, lane: Lane) -> vec4<f32> {
-    let size = sqrt(lane.lr) * settings.noise;
+fn with_noise(p: vec4<f32>, block: Block, i: u32, decision: Decision, track: Track) -> vec4<f32> {
+    let size = sqrt(track.lr) * settings.noise;
     if size == 0.0 {
         return p;
     }
-    let key = vec2<u32>(tensor_at(block.tensor).noise_key, verdict.steps);
+    let key = vec2<u32>(tensor_at(block.tensor).noise_key, decision.steps);
     let noise = size * normal_of(noise_of(key, block, i, NORMAL_STREAM));
     if ANY_GRADIENT {
         return saturated(p, noise);

@@ -3,7 +3,7 @@
 // The word of `Control` that has the phase.
 const PHASE: u32 = 14u;
 
-struct Turn {
+struct PhaseChange {
     before: u32,
     after: u32,
 }

@@ -77,9 +77,9 @@ fn ema_shares(step: u32) -> vec2<f32> {
 
 // The share of a tensor's step of size gamma in the average of its iterates, gamma^2 / sum of gamma^2;
 // adds it to the sum.
-fn share_of(tensor: u32, lane: Lane) -> f32 {
+fn share_of(tensor: u32, track: Track) -> f32 {
     // Squares that stay far from the largest f32, and a sum that stays there.
-    let gamma = min(held_rate(lane.lr, lane.scalars[0]), LARGEST_GAMMA);
+    let gamma = min(held_rate(track.lr, track.scalars[0]), LARGEST_GAMMA);
     let at = settings.tensors + tensor;
     let before = min(bitcast<f32>(control.counts[at]), LARGEST_LR - gamma * gamma);
     let sum = before + gamma * gamma;
@@ -87,7 +87,7 @@ fn share_of(tensor: u32, lane: Lane) -> f32 {
     return select(gamma * gamma / sum, 0.0, sum == 0.0);
 }
 
-// Fills a lane from the step table: the rates of its group now, the scalars of the step that its
+// Fills a track from the step table: the rates of its group now, the scalars of the step that its
 // tensors take next.
 fn resolve(index: u32, taken: u32) {
     let group = table[4u * index];
@@ -100,29 +100,29 @@ fn resolve(index: u32, taken: u32) {
     if factors != 0u {
         lr = scheduled_lr(rates, factors, taken);
     }
-    var lane: Lane;
-    lane.sign = bitcast<f32>(table[rates + 4u]);
-    lane.unscale = control.unscale;
+    var track: Track;
+    track.sign = bitcast<f32>(table[rates + 4u]);
+    track.unscale = control.unscale;
     var count = taken;
     if source != 0u {
         count = control.counts[source - 1u];
     }
     if EMA {
         let shares = ema_shares(count + 1u);
-        lane.ema_decay = shares.x;
-        lane.ema_weight = shares.y;
+        track.ema_decay = shares.x;
+        track.ema_weight = shares.y;
     }
     let row = rows_at + count % rows * ROW_WORDS;
     // 1, or the decay itself where it has a schedule, and its kind a rate of 1.
     let decay = bitcast<f32>(table[row + MAX_SCALARS]);
-    lane.lr = lr;
-    lane.coupled = decay * bitcast<f32>(table[rates + 1u]);
-    lane.lr_decoupled = held_rate(lr, decay * bitcast<f32>(table[rates + 2u]));
-    lane.in_ratio = decay * bitcast<f32>(table[rates + 3u]);
+    track.lr = lr;
+    track.coupled = decay * bitcast<f32>(table[rates + 1u]);
+    track.lr_decoupled = held_rate(lr, decay * bitcast<f32>(table[rates + 2u]));
+    track.in_ratio = decay * bitcast<f32>(table[rates + 3u]);
     for (var i = 0u; i < MAX_SCALARS; i += 1u) {
-        lane.scalars[i] = bitcast<f32>(table[row + i]);
+        track.scalars[i] = bitcast<f32>(table[row + i]);
     }
-    set_lane(settings.lanes_at + index * LANE_WORDS, lane);
+    set_track(settings.tracks_at + index * TRACK_WORDS, track);
 }
 
 // What the norm is made of: parts as they come in, or the tensors' sums where limits go by tensor.
@@ -160,7 +160,7 @@ fn prepare(@builtin(local_invocation_index) thread: u32) {
         decide(total, misplaced);
     }
     let taken = control.taken;
-    for (var i = thread; i < settings.lanes; i += WORKGROUP) {
+    for (var i = thread; i < settings.tracks; i += WORKGROUP) {
         resolve(i, taken);
     }
     workgroupBarrier();
@@ -187,12 +187,12 @@ fn prepare(@builtin(local_invocation_index) thread: u32) {
         if action == TAKE {
             control.counts[i] = steps + 1u;
             if AVERAGES && tensor.averages != 0u {
-                share = share_of(i, lane_at(tensor.lane));
+                share = share_of(i, track_at(tensor.track));
             }
         }
-        let verdict =
-            Verdict(action, tensor.lane, scale.exponent, scale.mantissa, tensor.elements, share, tensor.key, steps);
-        set_verdict(settings.verdicts_at + i * VERDICT_WORDS, verdict);
+        let decision =
+            Decision(action, tensor.track, scale.exponent, scale.mantissa, tensor.elements, share, tensor.key, steps);
+        set_decision(settings.decisions_at + i * DECISION_WORDS, decision);
     }
     if thread == 0u {
         // The rate of [optimizer].lr, which group 0 always has.

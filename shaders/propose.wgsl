@@ -25,14 +25,14 @@ fn as_seen(g: vec4<f32>, decay: vec4<f32>, words: vec4<u32>) -> vec4<f32> {
     return seen;
 }
 
-fn propose(block: Block, i: u32, count: u32, verdict: Verdict, lane: Lane, h: Hyper) -> Proposal {
-    let words = with_accumulated(load_gradients(gradient_element(block, i), count), block, i, lane.unscale);
-    var g = by_unit(scaled(condition(words, lane.unscale), verdict), block, i);
+fn propose(block: Block, i: u32, count: u32, decision: Decision, track: Track, h: Hyper) -> Proposal {
+    let words = with_accumulated(load_gradients(gradient_element(block, i), count), block, i, track.unscale);
+    var g = by_unit(scaled(condition(words, track.unscale), decision), block, i);
     let p = load_weights(block, i, count);
-    g = as_seen(lane.sign * g, lane.coupled * p, words);
-    var s = with_mean_square(load_state(block, i), g, block, i, lane);
+    g = as_seen(track.sign * g, track.coupled * p, words);
+    var s = with_mean_square(load_state(block, i), g, block, i, track);
     let e = Element(p, g);
-    let u = direction(e, &s, h) + lane.in_ratio * p;
+    let u = direction(e, &s, h) + track.in_ratio * p;
     return Proposal(e, u, s);
 }
 

@@ -91,7 +91,7 @@ fn scan(
         let count = min(block.len - i, 4u);
         let loaded = load_gradients(gradient_element(block, i), count);
         let words = with_accumulated(loaded, block, i, unscale);
-        // A vector's last lanes may be padding, whose content is nobody's.
+        // A vector's last components may be padding, whose content is nobody's.
         let mine = vec4<u32>(0u, 1u, 2u, 3u) < vec4<u32>(count);
         var g = select(vec4<f32>(), condition(words, unscale), mine);
         if TEST_NONFINITE {

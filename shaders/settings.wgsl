@@ -5,12 +5,12 @@ struct Settings {
     // Parts of a sum that the tensors' sums are made of: the blocks', or those of groups of blocks.
     parts: u32,
     tensors: u32,
-    lanes: u32,
+    tracks: u32,
     // Word offsets of what lies in `tables`, behind the blocks.
     tensors_at: u32,
     absent_at: u32,
-    verdicts_at: u32,
-    lanes_at: u32,
+    decisions_at: u32,
+    tracks_at: u32,
     sums_at: u32,
     line_sets_at: u32,
     // Word offsets in the step table.

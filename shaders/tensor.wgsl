@@ -1,7 +1,7 @@
 // A tensor for the kernels that go by tensors. `TensorRow` in `src/gpu/abi.rs`.
 
 struct Tensor {
-    lane: u32,
+    track: u32,
     live: u32,
     // Its parts of a sum: its blocks', or those of its groups of blocks.
     first_partial: u32,

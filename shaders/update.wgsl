@@ -15,45 +15,45 @@ fn update(
         return;
     }
     let block = block_at(row);
-    let verdict = verdict_of(block.tensor);
-    if verdict.action == LEAVE {
+    let decision = decision_of(block.tensor);
+    if decision.action == LEAVE {
         return;
     }
     begin_state(thread);
-    let lane = lane_at(verdict.lane);
-    let h = load_hyper(lane);
+    let track = track_at(decision.track);
+    let h = load_hyper(track);
     for (var base = 0u; base < block.len; base += WORKGROUP * 4u) {
         let i = base + thread * 4u;
         let count = min(block.len - min(i, block.len), 4u);
         if count > 0u {
-            if verdict.action == TAKE {
-                let proposal = propose(block, i, count, verdict, lane, h);
+            if decision.action == TAKE {
+                let proposal = propose(block, i, count, decision, track, h);
                 var s = proposal.s;
                 // One subtraction from p: decay and step are rounded into it together.
-                let step = step_of(proposal, &s, verdict, lane, block.tensor, h);
+                let step = step_of(proposal, &s, decision, track, block.tensor, h);
                 var p = proposal.e.p - step;
                 if ANY_GRADIENT {
                     p = saturated(proposal.e.p, -step);
                 }
-                p = with_noise(p, block, i, verdict, lane);
+                p = with_noise(p, block, i, decision, track);
                 if WEIGHT_CLIP {
                     p = clamp(p, vec4<f32>(-settings.weight_clip), vec4<f32>(settings.weight_clip));
                 }
-                store_state(block, i, count, s, noise_at(verdict));
-                store_weights(block, i, count, p, noise_at(verdict));
+                store_state(block, i, count, s, noise_at(decision));
+                store_weights(block, i, count, p, noise_at(decision));
                 watch(proposal.e.p, p, count);
             }
             if ACCUMULATES {
                 var sum = vec4<u32>();
-                if verdict.action == ACCUMULATE {
-                    sum = with_accumulated(load_gradients(gradient_element(block, i), count), block, i, lane.unscale);
+                if decision.action == ACCUMULATE {
+                    sum = with_accumulated(load_gradients(gradient_element(block, i), count), block, i, track.unscale);
                 }
                 store_accumulated(block, i, sum);
             }
             clear_gradients(gradient_element(block, i), count);
         }
-        if verdict.action == TAKE {
-            settle_state(block, i, count);
+        if decision.action == TAKE {
+            finish_state(block, i, count);
         }
     }
     report_health(block, thread);

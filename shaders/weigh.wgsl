@@ -14,7 +14,7 @@ fn weigh(
         return;
     }
     let block = block_at(row);
-    if verdict_of(block.tensor).action != TAKE {
+    if decision_of(block.tensor).action != TAKE {
         return;
     }
     var sums = vec3<f32>();

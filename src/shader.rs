@@ -113,12 +113,12 @@ pub fn keep() -> Kernel {
 }
 
 /// The kernel that goes on to another phase.
-pub fn turn() -> Kernel {
+pub fn change_phase() -> Kernel {
     let mut source = String::new();
-    source.push_str(file!("turn.wgsl"));
+    source.push_str(file!("change_phase.wgsl"));
     source.push_str(file!("phase.wgsl"));
     source.push_str(file!("workgroup.wgsl"));
-    kernel(source, "turn_phase", Vec::new(), [])
+    kernel(source, "change_phase", Vec::new(), [])
 }
 
 /// The kernel that decides a step.
@@ -130,7 +130,7 @@ pub fn prepare(plan: &Plan) -> Kernel {
     add_tensor_sums(&mut source);
     source.push_str(file!("settings.wgsl"));
     add_row(&mut source, file!("tensor.wgsl"), "Tensor", false);
-    add_lanes(&mut source, true);
+    add_tracks(&mut source, true);
     source.push_str(file!("absent.wgsl"));
     source.push_str(file!("micro.wgsl"));
     source.push_str(file!("control.wgsl"));
@@ -153,10 +153,10 @@ pub fn prepare(plan: &Plan) -> Kernel {
     let tables = [
         SETTINGS,
         (Table::Parts(Parts::Step), Mode::Read),
-        (Table::Tables, Mode::Write),
+        (Table::Tables, Mode::ReadWrite),
         (Table::StepTable, Mode::Read),
-        (Table::Control, Mode::Write),
-        (Table::LossScale, Mode::Write),
+        (Table::Control, Mode::ReadWrite),
+        (Table::LossScale, Mode::ReadWrite),
     ];
     kernel(source, "prepare", constants, tables)
 }
@@ -168,7 +168,7 @@ pub fn measure(variant: &Variant, gradient: &GradientConfig, access: Access) -> 
     add_sums(&mut source);
     let mut constants = proposing(variant, gradient);
     constants.push(("CAUTIOUS", flag(variant.stepping == Stepping::Cautious)));
-    let tables = with_lines(variant, gradient, &[(Table::BlockParts(Parts::Step), Mode::Write)]);
+    let tables = with_lines(variant, gradient, &[(Table::BlockParts(Parts::Step), Mode::ReadWrite)]);
     kernel(source, "measure", constants, tables)
 }
 
@@ -222,7 +222,7 @@ pub fn update(
     let mut constants = proposing(variant, gradient);
     constants.push(("WEIGHT_CLIP", flag(weights.clip_value.is_some())));
     constants.push(("ACCUMULATES", flag(gradient.accumulates())));
-    let health: &[Bound] = if watched { &[(Table::BlockParts(Parts::Updates), Mode::Write)] } else { &[] };
+    let health: &[Bound] = if watched { &[(Table::BlockParts(Parts::Updates), Mode::ReadWrite)] } else { &[] };
     let tables = with_lines(variant, gradient, health);
     kernel(source, "update", constants, tables)
 }
@@ -264,7 +264,7 @@ fn rule(variant: &Variant, gradient: &GradientConfig, access: Access) -> String 
     source.push_str(file!("element.wgsl"));
     source.push_str(file!("propose.wgsl"));
     add_blocks(&mut source, access);
-    add_lanes(&mut source, false);
+    add_tracks(&mut source, false);
     add_condition(&mut source, gradient);
     source.push_str(file!("scale.wgsl"));
     if reads_lines(variant, gradient) {
@@ -288,10 +288,10 @@ fn add_sums(source: &mut String) {
     source.push_str(file!("sum.wgsl"));
 }
 
-/// What a step decides by lane and by tensor.
-fn add_lanes(source: &mut String, writes: bool) {
-    add_row(source, file!("lane.wgsl"), "Lane", writes);
-    add_loader(source, file!("lane.wgsl"), "Verdict", writes);
+/// What a step decides by track and by tensor.
+fn add_tracks(source: &mut String, writes: bool) {
+    add_row(source, file!("decision.wgsl"), "Track", writes);
+    add_loader(source, file!("decision.wgsl"), "Decision", writes);
 }
 
 /// The tensors' sums, where parts are known.
@@ -357,10 +357,10 @@ fn glue(source: &mut String, variant: &Variant, access: Access) {
     if scalars.is_empty() {
         source.push_str("struct Hyper {\n    none: u32,\n}\n");
     }
-    let members: Vec<_> = (0..scalars.len()).map(|i| format!("lane.scalars[{i}]")).collect();
+    let members: Vec<_> = (0..scalars.len()).map(|i| format!("track.scalars[{i}]")).collect();
     let _ = writeln!(
         source,
-        "fn load_hyper(lane: Lane) -> Hyper {{\n    return Hyper({});\n}}",
+        "fn load_hyper(track: Track) -> Hyper {{\n    return Hyper({});\n}}",
         if members.is_empty() { "0u".to_owned() } else { members.join(", ") }
     );
 
@@ -371,14 +371,14 @@ fn glue(source: &mut String, variant: &Variant, access: Access) {
 /// Where a rule has a slot for it, the mean square with this step's gradient in it.
 fn add_mean_square(source: &mut String, variant: &Variant) {
     source.push_str(
-        "fn with_mean_square(s: State, g: vec4<f32>, block: Block, i: u32, lane: Lane) -> State {\n    var result = s;\n",
+        "fn with_mean_square(s: State, g: vec4<f32>, block: Block, i: u32, track: Track) -> State {\n    var result = s;\n",
     );
     if let Some(slot) = variant.mean_square() {
         let name = variant.slots[slot].name;
         let value = if variant.factored {
             "factored_mean_square(block, i)".to_owned()
         } else {
-            format!("average(s.{name}, square(g), lane.scalars[0], lane.scalars[1])")
+            format!("average(s.{name}, square(g), track.scalars[0], track.scalars[1])")
         };
         let _ = writeln!(source, "    result.{name} = {value};");
     }

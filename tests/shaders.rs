@@ -131,7 +131,7 @@ fn kernels() -> Vec<(String, Kernel)> {
     add("rows".to_owned(), shader::rows());
     add("start rows".to_owned(), shader::start_rows());
     add("keep".to_owned(), shader::keep());
-    add("turn".to_owned(), shader::turn());
+    add("turn".to_owned(), shader::change_phase());
     for rule in rules::all() {
         for variation in variations(rule.as_ref()) {
             for (index, gradient) in conditionings(rule.name() == "adamw").into_iter().enumerate() {

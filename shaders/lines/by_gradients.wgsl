@@ -6,8 +6,8 @@ fn job_range() -> vec2<u32> {
     return vec2<u32>(span.first_line_job, span.line_jobs);
 }
 
-fn value(job: LineJob, lines_of: LineSet, element: u32, verdict: Verdict) -> vec3<f32> {
-    let g = gradient_of(job, element, verdict) * unit_factor(lines_of.tensor, element);
+fn value(job: LineJob, lines_of: LineSet, element: u32, decision: Decision) -> vec3<f32> {
+    let g = gradient_of(job, element, decision) * unit_factor(lines_of.tensor, element);
     return squares(held(vec4<f32>(g, 0.0, 0.0, 0.0)));
 }
 

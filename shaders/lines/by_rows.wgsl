@@ -7,7 +7,7 @@ fn job_range() -> vec2<u32> {
 }
 
 // Large ones apart, scaled, so that the sum of many stays in f32.
-fn value(job: LineJob, lines_of: LineSet, element: u32, verdict: Verdict) -> vec3<f32> {
+fn value(job: LineJob, lines_of: LineSet, element: u32, decision: Decision) -> vec3<f32> {
     let mean = bitcast<f32>(lines[job.start + element]);
     if mean >= 0x1p80f {
         return vec3<f32>(0.0, 0.0, mean * 0x1p-40f);

@@ -39,8 +39,8 @@ fn fold_lines(
     }
     let lines_of = line_set_at(folds[index].x);
     let number = folds[index].y + thread;
-    let verdict = verdict_of(lines_of.tensor);
-    if number >= lines_of.count || verdict.action != TAKE {
+    let decision = decision_of(lines_of.tensor);
+    if number >= lines_of.count || decision.action != TAKE {
         return;
     }
     let at = lines_of.partials_at + number;
@@ -53,12 +53,12 @@ fn fold_lines(
     } else if lines_of.kind == AVERAGE {
         let old = vec4<f32>(bitcast<f32>(lines[out]));
         let now = vec4<f32>(mean_square(total, lines_of.length));
-        let lane = lane_at(verdict.lane);
-        result = average(old, now, lane.scalars[0], lane.scalars[1]).x;
+        let track = track_at(decision.track);
+        result = average(old, now, track.scalars[0], track.scalars[1]).x;
     } else {
         // Large means are added up at 2^-40 of their size.
         let mean = total.middle / f32(lines_of.length) + total.large / f32(lines_of.length) * 0x1p40f;
-        result = max(mean, lane_at(verdict.lane).scalars[2]);
+        result = max(mean, track_at(decision.track).scalars[2]);
     }
     lines[out] = bitcast<u32>(result);
 }

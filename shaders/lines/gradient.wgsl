@@ -8,13 +8,13 @@ fn block_of(job: LineJob, at: u32) -> Block {
     return block;
 }
 
-fn gradient_of(job: LineJob, element: u32, verdict: Verdict) -> f32 {
+fn gradient_of(job: LineJob, element: u32, decision: Decision) -> f32 {
     let at = element - job.first_element;
-    let lane = at % 4u;
+    let component = at % 4u;
     // By `select`: FXC refuses to write to a component that an index names.
-    let own = vec4<u32>(0u, 1u, 2u, 3u) == vec4<u32>(lane);
+    let own = vec4<u32>(0u, 1u, 2u, 3u) == vec4<u32>(component);
     var words = select(vec4<u32>(), vec4<u32>(gradient_at(job.start + span.gradient_shift + at)), own);
-    let unscale = lane_at(verdict.lane).unscale;
-    words = with_accumulated(words, block_of(job, at), at % BLOCK - lane, unscale);
-    return scaled(condition(words, unscale), verdict)[lane];
+    let unscale = track_at(decision.track).unscale;
+    words = with_accumulated(words, block_of(job, at), at % BLOCK - component, unscale);
+    return scaled(condition(words, unscale), decision)[component];
 }

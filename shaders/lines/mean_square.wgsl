@@ -15,7 +15,7 @@ fn factored_mean_square(block: Block, i: u32) -> vec4<f32> {
     var row = element / columns;
     var column = element - row * columns;
     var result = vec4<f32>();
-    // The last lanes of a ragged tensor read past its rows, and nobody reads their result.
+    // The last components of a ragged tensor read past its rows, and nobody reads their result.
     for (var k = 0u; k < 4u; k += 1u) {
         let matrix = row / rows;
         let of_row = bitcast<f32>(lines[rows_at + row]) / bitcast<f32>(lines[means_at + matrix]);

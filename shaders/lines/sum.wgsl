@@ -39,8 +39,8 @@ fn sum_lines(
     }
     let job = jobs[range.x + index];
     let lines_of = line_set_at(job.line_set);
-    let verdict = verdict_of(lines_of.tensor);
-    if verdict.action != TAKE {
+    let decision = decision_of(lines_of.tensor);
+    if decision.action != TAKE {
         return;
     }
     // Neighbouring threads read neighbouring elements: of one line where its elements are neighbours,
@@ -66,7 +66,7 @@ fn sum_lines(
         for (var k = job.from_element + share; k < end; k += lines_of.threads) {
             let element = base + k * lines_of.stride;
             if element >= job.first_element && element < job.end_element {
-                first += value(job, lines_of, element, verdict);
+                first += value(job, lines_of, element, decision);
                 if PAIRS {
                     second += second_value(job, element);
                 }

@@ -1,4 +1,4 @@
-// Random bits by counter: of the tensor and its step (`Verdict`), of the element, of a stream. Nothing
+// Random bits by counter: of the tensor and its step (`Decision`), of the element, of a stream. Nothing
 // of how a kernel is launched matters. `src/storage/noise.rs` is the twin.
 
 // PCG4D (Jarzynski & Olano 2020).

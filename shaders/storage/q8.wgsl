@@ -18,7 +18,7 @@ var<workgroup> bounds: array<f32, 512>;
 // The largest magnitudes, as bits, of up to four slots of a block.
 var<workgroup> peaks: array<atomic<u32>, 64>;
 
-// Must be called in uniform control flow, as `settle_state`.
+// Must be called in uniform control flow, as `finish_state`.
 fn begin_state(thread: u32) {
     for (var j = thread; j < 512u; j += WORKGROUP) {
         values[j] = codes.values[j / 4u][j % 4u];

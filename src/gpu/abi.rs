@@ -12,11 +12,11 @@ pub struct Settings {
     pub blocks: u32,
     pub parts: u32,
     pub tensors: u32,
-    pub lanes: u32,
+    pub tracks: u32,
     pub tensors_at: u32,
     pub absent_at: u32,
-    pub verdicts_at: u32,
-    pub lanes_at: u32,
+    pub decisions_at: u32,
+    pub tracks_at: u32,
     pub sums_at: u32,
     pub line_sets_at: u32,
     pub rates_at: u32,
@@ -132,7 +132,7 @@ pub struct LineHeader {
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Pod, Zeroable)]
 pub struct TensorRow {
-    pub lane: u32,
+    pub track: u32,
     pub live: u32,
     pub first_partial: u32,
     pub partials: u32,
@@ -186,10 +186,10 @@ pub struct Move {
     pub spare: u32,
 }
 
-/// `Turn` of `shaders/phase.wgsl`.
+/// `PhaseChange` of `shaders/phase.wgsl`.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Pod, Zeroable)]
-pub struct Turn {
+pub struct PhaseChange {
     pub before: u32,
     pub after: u32,
 }
@@ -217,10 +217,10 @@ impl Partial {
     }
 }
 
-/// `Lane` of `shaders/lane.wgsl`.
+/// `Track` of `shaders/decision.wgsl`.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Pod, Zeroable)]
-pub struct Lane {
+pub struct Track {
     pub lr: f32,
     pub lr_decoupled: f32,
     pub coupled: f32,
@@ -232,12 +232,12 @@ pub struct Lane {
     pub scalars: [f32; MAX_SCALARS],
 }
 
-/// `Verdict` of `shaders/lane.wgsl`.
+/// `Decision` of `shaders/decision.wgsl`.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Pod, Zeroable)]
-pub struct Verdict {
+pub struct Decision {
     pub action: u32,
-    pub lane: u32,
+    pub track: u32,
     pub exponent: i32,
     pub coefficient: f32,
     pub elements: f32,
@@ -246,10 +246,10 @@ pub struct Verdict {
     pub steps: u32,
 }
 
-/// The first four words of a lane in the step table, which `resolve` in `shaders/prepare.wgsl` reads.
+/// The first four words of a track in the step table, which `resolve` in `shaders/prepare.wgsl` reads.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Pod, Zeroable)]
-pub struct LaneSource {
+pub struct TrackSource {
     pub group: u32,
     /// 0 follows the optimizer's count; else one more than the tensor whose count it follows.
     pub counts: u32,

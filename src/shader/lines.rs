@@ -4,7 +4,7 @@ use super::rows::add_row;
 use super::storage::add_state;
 use super::tables::{Bound, Mode, SETTINGS, TABLES, Table};
 use super::{
-    Access, Kernel, add_block_size, add_condition, add_lanes, add_span, add_unit_factors, conditioning, flag, kernel,
+    Access, Kernel, add_block_size, add_condition, add_span, add_tracks, add_unit_factors, conditioning, flag, kernel,
     storage,
 };
 use crate::config::GradientConfig;
@@ -57,7 +57,7 @@ pub fn sum_lines(variant: &Variant, gradient: &GradientConfig, by: ByLine) -> Ke
 fn sum_tables(gradient: &GradientConfig, by: ByLine) -> Vec<Bound> {
     let reads = by == ByLine::Rows || (by == ByLine::Gradients && gradient.clip_adaptive.is_some());
     let values = reads.then_some((Table::LineValues, Mode::Read));
-    let own = [TABLES, SETTINGS, (Table::LineJobs(by), Mode::Read), (Table::LineParts, Mode::Write)];
+    let own = [TABLES, SETTINGS, (Table::LineJobs(by), Mode::Read), (Table::LineParts, Mode::ReadWrite)];
     own.into_iter().chain(values).collect()
 }
 
@@ -72,7 +72,7 @@ pub fn fold_lines(by: ByLine) -> Kernel {
         SETTINGS,
         (Table::LineFolds(by), Mode::Read),
         (Table::LineParts, Mode::Read),
-        (Table::LineValues, Mode::Write),
+        (Table::LineValues, Mode::ReadWrite),
     ];
     kernel(source, "fold_lines", Vec::new(), tables)
 }
@@ -82,5 +82,5 @@ fn add_lines(source: &mut String) {
     source.push_str(file!("workgroup.wgsl"));
     source.push_str(file!("partial.wgsl"));
     source.push_str(file!("settings.wgsl"));
-    add_lanes(source, false);
+    add_tracks(source, false);
 }

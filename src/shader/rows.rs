@@ -1,4 +1,4 @@
-//! Rows of [`Table::Tables`](super::Table::Tables): one buffer of words for all that kernels look up by block, tensor, lane or line, so that a kernel
+//! Rows of [`Table::Tables`](super::Table::Tables): one buffer of words for all that kernels look up by block, tensor, track or line, so that a kernel
 //! keeps bindings to spare. A struct's own text says which words a row has.
 
 use std::fmt::Write as _;

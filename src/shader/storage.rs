@@ -245,7 +245,7 @@ pub fn state_glue(source: &mut String, variant: &Variant, access: Access) {
         // All scales of before are read, and all threads have said how large their values are.
         let _ = writeln!(
             source,
-            "fn settle_state(block: Block, i: u32, count: u32) {{\n    storageBarrier();\n    workgroupBarrier();\n    if count > 0u {{\n{settles}    }}\n}}"
+            "fn finish_state(block: Block, i: u32, count: u32) {{\n    storageBarrier();\n    workgroupBarrier();\n    if count > 0u {{\n{settles}    }}\n}}"
         );
     }
 }

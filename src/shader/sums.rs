@@ -16,7 +16,7 @@ pub fn scan(variant: &Variant, gradient: &GradientConfig, access: Access) -> Ker
     source.push_str(file!("find_nonfinite.wgsl"));
     source.push_str(file!("workgroup.wgsl"));
     add_scanned(&mut source, variant, gradient, access);
-    kernel(source, "find_nonfinite", conditioning(gradient), [TABLES, SETTINGS, (Table::ControlWords, Mode::Write)])
+    kernel(source, "find_nonfinite", conditioning(gradient), [TABLES, SETTINGS, (Table::ControlWords, Mode::ReadWrite)])
 }
 
 /// What kernels that read gradients, and nothing else of a step, have in common.
@@ -45,7 +45,7 @@ fn sums_of_gradients(variant: &Variant, gradient: &GradientConfig, access: Acces
     constants.push(("COUNT_EACH", flag(gradient.counts_each())));
     constants.push(("TEST_NONFINITE", flag(gradient.on_nonfinite != OnNonfinite::Propagate)));
     constants.push(("SPARES", 1.0));
-    let tables = [TABLES, SETTINGS, (Table::BlockParts(parts), Mode::Write), (Table::Control, Mode::Read)];
+    let tables = [TABLES, SETTINGS, (Table::BlockParts(parts), Mode::ReadWrite), (Table::Control, Mode::Read)];
     kernel(source, "scan", constants, tables)
 }
 
@@ -75,7 +75,7 @@ pub fn sum_groups(parts: Parts) -> Kernel {
         SETTINGS,
         (Table::Groups, Mode::Read),
         (Table::BlockParts(parts), Mode::Read),
-        (Table::GroupParts, Mode::Write),
+        (Table::GroupParts, Mode::ReadWrite),
     ];
     kernel(source, "sum_groups", Vec::new(), tables)
 }
@@ -101,6 +101,6 @@ pub fn sum_tensors(parts: Parts) -> Kernel {
         Parts::Gradients => LOOK.start,
         Parts::Updates => LOOK.start + 1,
     };
-    let tables = [SETTINGS, (Table::Tables, Mode::Write), (Table::Parts(parts), Mode::Read)];
+    let tables = [SETTINGS, (Table::Tables, Mode::ReadWrite), (Table::Parts(parts), Mode::Read)];
     kernel(source, "sum_tensors", vec![("SUMS", f64::from(first))], tables)
 }

@@ -19,7 +19,7 @@ pub enum Parts {
 pub enum Table {
     /// What holds for every step.
     Settings,
-    /// What is looked up by block, tensor, lane or line.
+    /// What is looked up by block, tensor, track or line.
     Tables,
     /// What the device keeps from step to step.
     Control,
@@ -46,7 +46,7 @@ pub enum Table {
     /// Values by line, the tensors' headers first.
     LineValues,
     /// The phases in which weights are exchanged with their average, or back.
-    Turn {
+    PhaseChange {
         /// Whether it is back.
         back: bool,
     },
@@ -60,7 +60,7 @@ pub enum Mode {
     /// To read.
     Read,
     /// To read and to write.
-    Write,
+    ReadWrite,
 }
 
 /// A table and how it is bound.
@@ -89,7 +89,7 @@ impl Table {
             Self::LineParts => ("line_partials", "array<vec4<f32>>"),
             Self::LineFolds(_) => ("folds", "array<vec2<u32>>"),
             Self::LineValues => ("lines", "array<u32>"),
-            Self::Turn { .. } => ("turn", "Turn"),
+            Self::PhaseChange { .. } => ("turn", "PhaseChange"),
         }
     }
 }
@@ -101,7 +101,7 @@ pub fn declare_tables(source: &mut String, tables: &[Bound]) {
         let space = match mode {
             Mode::Uniform => "uniform",
             Mode::Read => "storage, read",
-            Mode::Write => "storage, read_write",
+            Mode::ReadWrite => "storage, read_write",
         };
         let _ = writeln!(source, "@group(0) @binding({binding}) var<{space}> {name}: {ty};");
     }

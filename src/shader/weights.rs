@@ -3,14 +3,14 @@
 use super::storage::{add_engine_word, add_once, add_state, add_weights};
 use super::tables::{Bound, Mode, Parts, SETTINGS, TABLES, Table};
 use super::{
-    Access, Kernel, add_blocks, add_lanes, add_sums, add_tensor_sums, flag, kernel, proposing, rule, with_lines,
+    Access, Kernel, add_blocks, add_sums, add_tensor_sums, add_tracks, flag, kernel, proposing, rule, with_lines,
 };
 use crate::config::{GradientConfig, WeightsConfig};
 use crate::plan::{EMA, Variant};
 
 /// The kernel that reads the new parameters for a limit by tensor.
 pub fn weigh(variant: &Variant, weights: &WeightsConfig, access: Access) -> Kernel {
-    let tables = [TABLES, SETTINGS, (Table::BlockParts(Parts::Step), Mode::Write)];
+    let tables = [TABLES, SETTINGS, (Table::BlockParts(Parts::Step), Mode::ReadWrite)];
     weights_kernel(file!("weigh.wgsl"), "weigh", variant, weights, access, &tables)
 }
 
@@ -31,7 +31,7 @@ fn weights_kernel(
     add_sums(&mut source);
     add_tensor_sums(&mut source);
     add_blocks(&mut source, access);
-    add_lanes(&mut source, false);
+    add_tracks(&mut source, false);
     add_weights(&mut source, variant, access);
     if variant.storage.master {
         add_state(&mut source, variant, access, "read_write");
@@ -44,7 +44,7 @@ pub fn average(variant: &Variant, access: Access) -> Kernel {
     let mut source = String::new();
     source.push_str(file!("average.wgsl"));
     add_once(&mut source, file!("maths.wgsl"));
-    add_lanes(&mut source, false);
+    add_tracks(&mut source, false);
     ema_kernel(source, "average_weights", variant, access, &[TABLES, SETTINGS])
 }
 
@@ -54,7 +54,7 @@ pub fn swap(variant: &Variant, access: Access, back: bool) -> Kernel {
     source.push_str(file!("swap.wgsl"));
     source.push_str(file!("control.wgsl"));
     source.push_str(file!("phase.wgsl"));
-    let tables = [TABLES, SETTINGS, (Table::Control, Mode::Read), (Table::Turn { back }, Mode::Uniform)];
+    let tables = [TABLES, SETTINGS, (Table::Control, Mode::Read), (Table::PhaseChange { back }, Mode::Uniform)];
     ema_kernel(source, "swap_weights", variant, access, &tables)
 }
 

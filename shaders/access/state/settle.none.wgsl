@@ -2,4 +2,4 @@
 
 fn begin_state(thread: u32) {}
 
-fn settle_state(block: Block, i: u32, count: u32) {}
+fn finish_state(block: Block, i: u32, count: u32) {}

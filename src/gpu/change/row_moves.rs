@@ -17,7 +17,7 @@ pub const NEW: u32 = u32::MAX;
 
 /// The bindings of the kernel that moves rows.
 pub fn rows_bindings() -> Bindings {
-    vec![(0, Kind::Uniform), (1, Kind::Read), (2, Kind::Write), (3, Kind::Write)]
+    vec![(0, Kind::Uniform), (1, Kind::Read), (2, Kind::ReadWrite), (3, Kind::ReadWrite)]
 }
 
 /// What a tensor's rows become, on one device.

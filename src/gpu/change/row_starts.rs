@@ -21,7 +21,7 @@ const WHOLE: u32 = 15;
 
 /// The bindings of the kernel that starts rows anew.
 pub fn start_bindings() -> Bindings {
-    vec![(0, Kind::Uniform), (1, Kind::Read), (3, Kind::Write)]
+    vec![(0, Kind::Uniform), (1, Kind::Read), (3, Kind::ReadWrite)]
 }
 
 impl Optimizer {

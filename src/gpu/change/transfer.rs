@@ -11,7 +11,7 @@ use crate::gpu::step::lines;
 use crate::gpu::step::optimizer::Optimizer;
 use crate::gpu::step::phases::Phase;
 use crate::gpu::step::step_table::StepTable;
-use crate::gpu::step::tables::LaneRows;
+use crate::gpu::step::tables::TrackRows;
 use crate::gpu::step::windows;
 use crate::plan::layout::Layout;
 use crate::plan::rates::{Rates, Saved};
@@ -158,7 +158,7 @@ impl Optimizer {
         let mut rates = self.rates.clone();
         rates.resume(&state.saved_rates());
         if !self.behind(state, &counts).is_empty() || !self.step_table.parting(&rates).is_empty() {
-            self.step_table.check_lanes(self.reports.dropped())?;
+            self.step_table.check_tracks(self.reports.dropped())?;
         }
         let neighbours = if params.is_some() { self.neighbours()? } else { HashMap::new() };
         // All that is asked for, before anything is written.
@@ -286,7 +286,7 @@ impl Optimizer {
         let apart =
             (0..counts.len()).filter(|t| self.plan.is_live(*t) && parting.contains(&self.plan.tensors[*t].group));
         let own = self.behind(state, counts).into_iter().chain(apart).map(|tensor| (tensor, Some(counts[tensor])));
-        self.add_lanes(upload, (&mut table, &mut rows), &rates, own)?;
+        self.add_tracks(upload, (&mut table, &mut rows), &rates, own)?;
         if self.plan.averages() {
             // An evaluation may be recorded before any step.
             self.tables.write_last_step(upload, &rows, &table.last_scalars(&rates), counts)?;
@@ -316,7 +316,7 @@ impl Optimizer {
 pub struct Restart {
     rates: Rates,
     table: StepTable,
-    rows: LaneRows,
+    rows: TrackRows,
 }
 
 /// The state in the bytes of the control block and of the windows' state.

@@ -15,10 +15,10 @@ use crate::shader::{Bound, Kernel, Mode, without_element};
 pub enum Kind {
     Uniform,
     Read,
-    Write,
+    ReadWrite,
     /// Arrays of so many.
     ReadMany(NonZeroU32),
-    WriteMany(NonZeroU32),
+    ReadWriteMany(NonZeroU32),
 }
 
 impl Kind {
@@ -26,7 +26,7 @@ impl Kind {
     pub fn in_array(self, size: Option<NonZeroU32>) -> Self {
         match (self, size) {
             (Self::Read, Some(size)) => Self::ReadMany(size),
-            (Self::Write, Some(size)) => Self::WriteMany(size),
+            (Self::ReadWrite, Some(size)) => Self::ReadWriteMany(size),
             (kind, _) => kind,
         }
     }
@@ -35,9 +35,9 @@ impl Kind {
         let (ty, count) = match self {
             Self::Uniform => (wgpu::BufferBindingType::Uniform, None),
             Self::Read => (wgpu::BufferBindingType::Storage { read_only: true }, None),
-            Self::Write => (wgpu::BufferBindingType::Storage { read_only: false }, None),
+            Self::ReadWrite => (wgpu::BufferBindingType::Storage { read_only: false }, None),
             Self::ReadMany(size) => (wgpu::BufferBindingType::Storage { read_only: true }, Some(size)),
-            Self::WriteMany(size) => (wgpu::BufferBindingType::Storage { read_only: false }, Some(size)),
+            Self::ReadWriteMany(size) => (wgpu::BufferBindingType::Storage { read_only: false }, Some(size)),
         };
         wgpu::BindGroupLayoutEntry {
             binding,
@@ -56,7 +56,7 @@ pub fn layout_of(tables: &[Bound]) -> Bindings {
     let kind = |mode: &Mode| match mode {
         Mode::Uniform => Kind::Uniform,
         Mode::Read => Kind::Read,
-        Mode::Write => Kind::Write,
+        Mode::ReadWrite => Kind::ReadWrite,
     };
     (0..).zip(tables).map(|(binding, (_, mode))| (binding, kind(mode))).collect()
 }

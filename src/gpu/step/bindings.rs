@@ -75,12 +75,12 @@ pub struct DispatchCache {
 
 /// Of the kernels that change parameters, with the state, and the codes of compressed state.
 pub fn update_bindings(access: Access, has_state: bool, has_codes: bool) -> Bindings {
-    let gradients = if access.writes_gradients() { Kind::Write } else { Kind::Read };
+    let gradients = if access.writes_gradients() { Kind::ReadWrite } else { Kind::Read };
     let table = if access.has_table() { Kind::Read } else { Kind::Uniform };
     // wgpu has no uniforms beside arrays of bindings.
     let codes = if access.bundle.is_some() { Kind::Read } else { Kind::Uniform };
-    let mut bindings = vec![(0, Kind::Write.in_array(access.bundle)), (1, gradients.in_array(access.bundle))];
-    bindings.extend(has_state.then_some((2, Kind::Write.in_array(access.bundle))));
+    let mut bindings = vec![(0, Kind::ReadWrite.in_array(access.bundle)), (1, gradients.in_array(access.bundle))];
+    bindings.extend(has_state.then_some((2, Kind::ReadWrite.in_array(access.bundle))));
     bindings.push((3, table));
     bindings.extend(has_codes.then_some((4, codes)));
     bindings

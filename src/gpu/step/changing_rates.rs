@@ -85,14 +85,14 @@ impl Optimizer {
             self.step_table.rates_changed(&mut &self.gpu, &rates)?;
         } else {
             self.collect()?;
-            self.step_table.check_lanes(self.reports.dropped())?;
+            self.step_table.check_tracks(self.reports.dropped())?;
             // What takes the place of these is whole only when all is written.
             self.step_table.rates_may_be_stale();
             let (mut table, mut rows) = (self.step_table.clone(), self.tables.rows.clone());
             table.part(&parting);
             let of_group = |t: &usize| self.plan.is_live(*t) && parting.contains(&self.plan.tensors[*t].group);
             let tensors = (0..self.tensors.len()).filter(of_group).map(|tensor| (tensor, None));
-            self.add_lanes(&mut &self.gpu, (&mut table, &mut rows), &rates, tensors)?;
+            self.add_tracks(&mut &self.gpu, (&mut table, &mut rows), &rates, tensors)?;
             table.rates_changed(&mut &self.gpu, &rates)?;
             (self.step_table, self.tables.rows) = (table, rows);
         }

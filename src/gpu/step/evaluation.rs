@@ -4,7 +4,7 @@ use super::bindings::BoundDispatch;
 use super::keep::Kept;
 use super::optimizer::Optimizer;
 use super::phases::Phase;
-use super::{keep, whole};
+use super::{keep, over_all};
 use crate::error::{Error, Result};
 use crate::plan::Pass;
 
@@ -94,7 +94,7 @@ impl Optimizer {
             Some(all) => all.clone(),
             None => {
                 let codes = self.cache.codes.as_ref();
-                whole::dispatches(&self.gpu, &self.layout, &self.windows, codes, self.zero_gradients)?
+                over_all::dispatches(&self.gpu, &self.layout, &self.windows, codes, self.zero_gradients)?
             }
         };
         self.evaluation.whole = Some(all.clone());
@@ -112,7 +112,7 @@ impl Optimizer {
         commands: impl FnOnce(&mut wgpu::ComputePass<'_>),
     ) -> Result<()> {
         self.gpu.check_alive()?;
-        let turn = keep::Turning::new(&self.gpu, &self.tables.control, self.tables.turn(before, after))?;
+        let turn = keep::PhaseChanging::new(&self.gpu, &self.tables.control, self.tables.turn(before, after))?;
         {
             let descriptor = wgpu::ComputePassDescriptor { label: Some(label), timestamp_writes: None };
             let mut pass = encoder.begin_compute_pass(&descriptor);

@@ -15,12 +15,12 @@ use crate::shader;
 
 /// The bindings of `shaders/keep.wgsl`.
 pub fn keep_bindings() -> Bindings {
-    vec![(0, Kind::Uniform), (1, Kind::Read), (2, Kind::Write), (3, Kind::Read), (4, Kind::Uniform)]
+    vec![(0, Kind::Uniform), (1, Kind::Read), (2, Kind::ReadWrite), (3, Kind::Read), (4, Kind::Uniform)]
 }
 
-/// The bindings of `shaders/turn.wgsl`.
-pub fn turn_bindings() -> Bindings {
-    vec![(0, Kind::Write), (1, Kind::Uniform)]
+/// The bindings of `shaders/change_phase.wgsl`.
+pub fn change_phase_bindings() -> Bindings {
+    vec![(0, Kind::ReadWrite), (1, Kind::Uniform)]
 }
 
 /// Room for a tensor's parameters to train with, while others lie in their place.
@@ -113,17 +113,17 @@ pub fn pipeline(gpu: &Gpu) -> Result<wgpu::ComputePipeline> {
 
 /// The kernel that goes on to another phase, bound.
 #[derive(Debug)]
-pub struct Turning {
+pub struct PhaseChanging {
     pipeline: wgpu::ComputePipeline,
     group: wgpu::BindGroup,
 }
 
-impl Turning {
+impl PhaseChanging {
     pub fn new(gpu: &Gpu, control: &wgpu::Buffer, turn: BindingResource<'_>) -> Result<Self> {
         let entries = [(0, control.as_entire_binding()), (1, turn)];
         Ok(Self {
-            pipeline: gpu.pipeline(shader::turn(), Author::Ours, &[turn_bindings()])?,
-            group: gpu.bind_group("turn", &gpu.layout(&turn_bindings())?, &entries)?,
+            pipeline: gpu.pipeline(shader::change_phase(), Author::Ours, &[change_phase_bindings()])?,
+            group: gpu.bind_group("turn", &gpu.layout(&change_phase_bindings())?, &entries)?,
         })
     }
 

@@ -81,7 +81,7 @@ pub fn has_kernel(pass: Pass, variant: &Variant) -> bool {
 
 impl Kernels {
     pub fn new(gpu: &Gpu, plan: &Plan, layout: &Layout, tables: &Tables) -> Result<Self> {
-        // Each tensor can come to have a lane of its own.
+        // Each tensor can come to have a track of its own.
         let decided = layout.parts() + 2 * plan.tensors.len() + plan.groups.len();
         let mut kernels = Self {
             whole: Passes::new(),

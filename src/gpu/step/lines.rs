@@ -21,7 +21,7 @@ const STRETCHES: u64 = 4096;
 /// Lines that lie side by side and that a workgroup takes together: their elements fill a cache line.
 const SIDE_BY_SIDE: u64 = 64;
 
-/// Words behind the last value, which the last lanes of a ragged tensor may read.
+/// Words behind the last value, which the last components of a ragged tensor may read.
 const PADDING: u64 = 16;
 
 pub const UNITS: u32 = 0;

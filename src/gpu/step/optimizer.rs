@@ -9,7 +9,7 @@ use super::overlap::{ParamMap, check_gradients};
 use super::phases::Phases;
 use super::record::Recorder;
 use super::step_table::StepTable;
-use super::tables::{LaneRows, Tables};
+use super::tables::{Tables, TrackRows};
 use super::windows;
 use super::windows::placements;
 use crate::config::{HealthConfig, OptimizerConfig};
@@ -295,19 +295,19 @@ impl Optimizer {
         &self.tensors
     }
 
-    /// Plans lanes of their own for tensors that have none, with the counts that they have; without one, those of all.
-    pub(in crate::gpu) fn add_lanes(
+    /// Plans tracks of their own for tensors that have none, with the counts that they have; without one, those of all.
+    pub(in crate::gpu) fn add_tracks(
         &self,
         to: &mut dyn Writes,
-        (table, rows): (&mut StepTable, &mut LaneRows),
+        (table, rows): (&mut StepTable, &mut TrackRows),
         rates: &Rates,
         tensors: impl IntoIterator<Item = (usize, Option<u32>)>,
     ) -> Result<()> {
-        let added = table.add_lanes(to, &self.plan, rates, tensors, self.reports.dropped())?;
-        for (tensor, lane) in &added {
-            rows.set(*tensor, *lane, table.lanes());
+        let added = table.add_tracks(to, &self.plan, rates, tensors, self.reports.dropped())?;
+        for (tensor, track) in &added {
+            rows.set(*tensor, *track, table.tracks());
         }
-        if added.is_empty() { Ok(()) } else { self.tables.write_lanes(to, rows) }
+        if added.is_empty() { Ok(()) } else { self.tables.write_tracks(to, rows) }
     }
 
     /// The gradients of tensors that are not frozen, as they are bound now.
@@ -327,11 +327,11 @@ impl Optimizer {
         }
         let live = || (0..gradients.len()).filter(|t| self.plan.is_live(*t));
         let absent: Vec<usize> = live().filter(|t| gradients[*t].is_none()).collect();
-        if absent.iter().any(|tensor| !self.step_table.has_lane(*tensor)) {
+        if absent.iter().any(|tensor| !self.step_table.has_track(*tensor)) {
             // They take the place of the old ones when all is written.
             let (mut table, mut rows) = (self.step_table.clone(), self.tables.rows.clone());
             let tensors = absent.iter().map(|tensor| (*tensor, None));
-            self.add_lanes(&mut &self.gpu, (&mut table, &mut rows), &self.rates, tensors)?;
+            self.add_tracks(&mut &self.gpu, (&mut table, &mut rows), &self.rates, tensors)?;
             (self.step_table, self.tables.rows) = (table, rows);
         }
         let dispatches = {

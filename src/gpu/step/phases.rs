@@ -4,7 +4,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::error::{Error, Result};
-use crate::gpu::abi::Turn;
+use crate::gpu::abi::PhaseChange;
 use crate::gpu::device::context::Gpu;
 use crate::gpu::device::uniforms;
 use crate::gpu::device::uniforms::Uniforms;
@@ -76,9 +76,9 @@ impl Phase {
 
 /// From one phase to another, all that can be, for kernels that run where the one is to follow the other.
 #[derive(Debug)]
-pub struct Turns(Uniforms);
+pub struct PhaseChanges(Uniforms);
 
-impl Turns {
+impl PhaseChanges {
     const ALL: [[Phase; 2]; 4] = [
         [Phase::Training, Phase::Evaluating],
         [Phase::Evaluating, Phase::Training],
@@ -90,7 +90,7 @@ impl Turns {
     pub const BYTES: u64 = uniforms::bytes(Self::ALL.len());
 
     pub fn new(gpu: &Gpu) -> Result<Self> {
-        let rows = Self::ALL.map(|[before, after]| Turn { before: before as u32, after: after as u32 });
+        let rows = Self::ALL.map(|[before, after]| PhaseChange { before: before as u32, after: after as u32 });
         Ok(Self(Uniforms::new(gpu, "turns", &rows)?))
     }
 

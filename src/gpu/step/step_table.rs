@@ -1,6 +1,6 @@
 //! The step table: rates and scalars of coming steps, computed in f64 and uploaded ahead.
 //!
-//! Each lane goes by a ring of rows that the GPU indexes with its own count of steps taken, so a skip or
+//! Each track goes by a ring of rows that the GPU indexes with its own count of steps taken, so a skip or
 //! a dropped encoder needs no word from the host. Groups with the same scalars go by one ring. Uploads land before
 //! encoders that are recorded but not submitted, so a row may be overwritten only when the count that the GPU
 //! *reported* has passed it, and a step may be recorded only while every count that it can meet has a row.
@@ -29,10 +29,10 @@ pub struct StepTable {
     places: Places,
     /// Rows of the groups' rings are there for counts below this.
     filled: u64,
-    /// By group; the lanes of groups come first.
-    groups: Vec<GroupLane>,
-    /// Lanes of tensors with one of their own, behind those of the groups.
-    own: Vec<OwnLane>,
+    /// By group; the tracks of groups come first.
+    groups: Vec<GroupTrack>,
+    /// Tracks of tensors with one of their own, behind those of the groups.
+    own: Vec<OwnTrack>,
     /// By tensor, whether it has one.
     has_own: Vec<bool>,
     progress: Progress,
@@ -40,9 +40,9 @@ pub struct StepTable {
     rates_are_stale: bool,
 }
 
-/// The lane of a group.
+/// The track of a group.
 #[derive(Debug, Clone)]
-struct GroupLane {
+struct GroupTrack {
     /// The ring of its scalars.
     ring: usize,
     /// Its schedule among all.
@@ -54,9 +54,9 @@ struct GroupLane {
     version: u64,
 }
 
-/// The lane of a tensor that has missed steps, or whose group goes by a ring no longer.
+/// The track of a tensor that has missed steps, or whose group goes by a ring no longer.
 #[derive(Debug, Clone)]
-struct OwnLane {
+struct OwnTrack {
     group: usize,
     tensor: usize,
     /// The least count that it can have.
@@ -74,14 +74,14 @@ impl StepTable {
             buffer,
             places,
             filled: 0,
-            groups: group_lanes(plan, rates),
+            groups: group_tracks(plan, rates),
             own: Vec::new(),
             has_own: vec![false; plan.tensors.len()],
             progress: Progress::default(),
             rates_are_stale: false,
         };
         let to: &mut dyn Writes = &mut &*gpu;
-        table.write_lanes(to)?;
+        table.write_tracks(to)?;
         table.write_rates(to, rates)?;
         table.fill(to, rates)?;
         Ok(table)
@@ -96,15 +96,15 @@ impl StepTable {
         [self.places.rates_at as u32, self.places.factors_at as u32, STEP_ROWS as u32]
     }
 
-    pub fn lanes(&self) -> u32 {
+    pub fn tracks(&self) -> u32 {
         (self.groups.len() + self.own.len()) as u32
     }
 
-    /// The scalars of each lane's last step, if it has taken any, by the counts that are confirmed.
+    /// The scalars of each track's last step, if it has taken any, by the counts that are confirmed.
     pub fn last_scalars(&self, rates: &Rates) -> Vec<Scalars> {
         let of = |group: usize, count: u64| rates.scalars(group, count.saturating_sub(1));
         let groups = (0..self.groups.len()).map(|group| of(group, self.progress.taken()));
-        groups.chain(self.own.iter().map(|lane| of(lane.group, lane.confirmed))).collect()
+        groups.chain(self.own.iter().map(|track| of(track.group, track.confirmed))).collect()
     }
 
     /// Whether any tensor counts by itself, so that reports must bring the counts.
@@ -112,8 +112,8 @@ impl StepTable {
         !self.own.is_empty()
     }
 
-    /// Whether a tensor has a lane of its own.
-    pub fn has_lane(&self, tensor: usize) -> bool {
+    /// Whether a tensor has a track of its own.
+    pub fn has_track(&self, tensor: usize) -> bool {
         self.has_own[tensor]
     }
 
@@ -128,7 +128,7 @@ impl StepTable {
             return;
         }
         if let Some(counts) = &snapshot.counts {
-            self.own.iter_mut().for_each(|lane| lane.confirmed = counts[lane.tensor].into());
+            self.own.iter_mut().for_each(|track| track.confirmed = counts[track.tensor].into());
         }
     }
 
@@ -156,7 +156,7 @@ impl StepTable {
     pub fn reserve(&mut self, to: &mut dyn Writes, rates: &Rates, dropped: u64) -> Result<()> {
         if self.rates_are_stale {
             // Which of them is not known.
-            self.groups.iter_mut().for_each(|lane| lane.version = u64::MAX);
+            self.groups.iter_mut().for_each(|track| track.version = u64::MAX);
             self.rates_changed(to, rates)?;
         }
         let ahead = self.ahead(dropped);
@@ -174,12 +174,12 @@ impl StepTable {
         }
     }
 
-    /// Gives tensors without one a lane of their own, since from now on they can miss steps: those with the counts
-    /// that they have, or without one those of all. Returns tensors and lanes.
+    /// Gives tensors without one a track of their own, since from now on they can miss steps: those with the counts
+    /// that they have, or without one those of all. Returns tensors and tracks.
     ///
     /// Steps recorded earlier will use them too, as their upload lands before them; so their rows must cover
     /// all that are under way.
-    pub fn add_lanes(
+    pub fn add_tracks(
         &mut self,
         to: &mut dyn Writes,
         plan: &Plan,
@@ -189,25 +189,25 @@ impl StepTable {
     ) -> Result<Vec<(usize, u32)>> {
         let mut added = Vec::new();
         for (tensor, count) in tensors {
-            if self.has_lane(tensor) {
+            if self.has_track(tensor) {
                 continue;
             }
             // Without a count of its own it has missed none yet.
             let start = count.map_or(self.progress.taken(), u64::from);
             self.has_own[tensor] = true;
-            added.push((tensor, self.lanes()));
-            self.own.push(OwnLane { group: plan.tensors[tensor].group, tensor, confirmed: start, filled: start });
+            added.push((tensor, self.tracks()));
+            self.own.push(OwnTrack { group: plan.tensors[tensor].group, tensor, confirmed: start, filled: start });
         }
         if !added.is_empty() {
-            self.check_lanes(dropped)?;
-            self.write_lanes(to)?;
+            self.check_tracks(dropped)?;
+            self.write_tracks(to)?;
             self.fill(to, rates)?;
         }
         Ok(added)
     }
 
-    /// Whether tensors could have lanes of their own now.
-    pub fn check_lanes(&self, dropped: u64) -> Result<()> {
+    /// Whether tensors could have tracks of their own now.
+    pub fn check_tracks(&self, dropped: u64) -> Result<()> {
         let (pending, rows) = (self.ahead(dropped), self.places.own_rows);
         if pending < rows { Ok(()) } else { Err(Error::StepTableFull { pending, rows }) }
     }
@@ -215,19 +215,19 @@ impl StepTable {
     /// The groups that these rates have leave a ring which others go by too.
     pub fn parting(&self, rates: &Rates) -> Vec<usize> {
         let mut followers = vec![0; self.groups.len()];
-        self.groups.iter().filter(|lane| !lane.idle).for_each(|lane| followers[lane.ring] += 1);
+        self.groups.iter().filter(|track| !track.idle).for_each(|track| followers[track.ring] += 1);
         let mut parting = Vec::new();
-        for (group, lane) in self.groups.iter().enumerate().filter(|(_, lane)| !lane.idle) {
+        for (group, track) in self.groups.iter().enumerate().filter(|(_, track)| !track.idle) {
             // The last one stays: the ring is its own then.
-            if followers[lane.ring] > 1 && rates.stands_apart(group) {
-                followers[lane.ring] -= 1;
+            if followers[track.ring] > 1 && rates.stands_apart(group) {
+                followers[track.ring] -= 1;
                 parting.push(group);
             }
         }
         parting
     }
 
-    /// Those groups go by their rings no longer; their tensors are to have lanes of their own.
+    /// Those groups go by their rings no longer; their tensors are to have tracks of their own.
     pub fn part(&mut self, groups: &[usize]) {
         groups.iter().for_each(|group| self.groups[*group].idle = true);
     }
@@ -247,8 +247,8 @@ impl StepTable {
         let changed: Vec<_> = (0..self.groups.len()).map(|g| self.groups[g].version != rates.version(g)).collect();
         if changed.contains(&true) {
             self.write_rings(to, rates, rows, |group| changed[group])?;
-            let own = self.own.iter_mut().filter(|lane| changed[lane.group]);
-            own.for_each(|lane| lane.filled = lane.confirmed);
+            let own = self.own.iter_mut().filter(|track| changed[track.group]);
+            own.for_each(|track| track.filled = track.confirmed);
             self.fill_own(to, rates)?;
         }
         self.take_versions(rates);
@@ -257,11 +257,11 @@ impl StepTable {
     }
 
     fn take_versions(&mut self, rates: &Rates) {
-        self.groups.iter_mut().enumerate().for_each(|(group, lane)| lane.version = rates.version(group));
+        self.groups.iter_mut().enumerate().for_each(|(group, track)| track.version = rates.version(group));
     }
 
     /// A state is loaded while nothing is under way: counts start from there, with those rates. Returns the groups whose
-    /// tensors are to have lanes of their own.
+    /// tensors are to have tracks of their own.
     pub fn restart(
         &mut self,
         to: &mut dyn Writes,
@@ -272,9 +272,9 @@ impl StepTable {
     ) -> Result<Vec<usize>> {
         self.progress.restart(state, executed_before);
         self.filled = self.progress.taken();
-        for lane in &mut self.own {
-            lane.confirmed = counts[lane.tensor].into();
-            lane.filled = lane.confirmed;
+        for track in &mut self.own {
+            track.confirmed = counts[track.tensor].into();
+            track.filled = track.confirmed;
         }
         let parting = self.parting(rates);
         self.part(&parting);
@@ -298,10 +298,10 @@ impl StepTable {
 
     fn ring_states(&self) -> impl Iterator<Item = RingState> {
         let groups = RingState { rows: STEP_ROWS, confirmed: self.progress.taken(), filled: self.filled };
-        let own = self.own.iter().map(|lane| RingState {
+        let own = self.own.iter().map(|track| RingState {
             rows: self.places.own_rows,
-            confirmed: lane.confirmed,
-            filled: lane.filled,
+            confirmed: track.confirmed,
+            filled: track.filled,
         });
         std::iter::once(groups).chain(own)
     }
@@ -321,11 +321,11 @@ impl RingState {
     }
 }
 
-fn group_lanes(plan: &Plan, rates: &Rates) -> Vec<GroupLane> {
+fn group_tracks(plan: &Plan, rates: &Rates) -> Vec<GroupTrack> {
     let mut idle = vec![true; plan.groups.len()];
     (0..plan.tensors.len()).filter(|t| plan.is_live(*t)).for_each(|t| idle[plan.tensors[t].group] = false);
     let mut schedules = 0;
-    let lane = |(group, idle): (usize, bool)| {
+    let track = |(group, idle): (usize, bool)| {
         let schedule = match plan.groups[group].schedule {
             Some(_) => {
                 schedules += 1;
@@ -333,7 +333,7 @@ fn group_lanes(plan: &Plan, rates: &Rates) -> Vec<GroupLane> {
             }
             None => 0,
         };
-        GroupLane { ring: plan.scalars.of_group(group), schedule, idle, version: rates.version(group) }
+        GroupTrack { ring: plan.scalars.of_group(group), schedule, idle, version: rates.version(group) }
     };
-    idle.into_iter().enumerate().map(lane).collect()
+    idle.into_iter().enumerate().map(track).collect()
 }

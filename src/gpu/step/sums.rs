@@ -9,7 +9,7 @@ use crate::gpu::device::context::Gpu;
 use crate::plan::layout::Layout;
 use crate::shader::WORKGROUP;
 
-/// Parts, lanes and tensors that the few threads of a CPU adapter's workgroups go through one after the other at most.
+/// Parts, tracks and tensors that the few threads of a CPU adapter's workgroups go through one after the other at most.
 /// Software Vulkan ends an invocation's loops after 65,535 rounds in all; beyond a few thousand, more threads are no
 /// slower.
 const FEW: usize = 1 << 14;

@@ -6,12 +6,12 @@ use wgpu::BufferUsages;
 use super::absent::Absent;
 use super::by_line::{LineSum, Lines};
 use super::lines::LineTables;
-use super::phases::{Phase, Turns};
+use super::phases::{Phase, PhaseChanges};
 use super::step_table::StepTable;
 use super::sums::Groups;
 use crate::config::{DynamicScale, LossScale, NoiseConfig};
 use crate::error::{Error, Result};
-use crate::gpu::abi::{BlockRow, Control, Lane, LineSet, Partial, Settings, TensorRow, Verdict, control_bytes};
+use crate::gpu::abi::{BlockRow, Control, Decision, LineSet, Partial, Settings, TensorRow, Track, control_bytes};
 use crate::gpu::device::context::Gpu;
 use crate::gpu::device::pipelines::layout_of;
 use crate::gpu::device::upload::Writes;
@@ -29,13 +29,13 @@ pub struct Tables {
     pub loss_scale: wgpu::Buffer,
     pub lines: Option<Lines>,
     settings: wgpu::Buffer,
-    /// What kernels look up by block, tensor, lane or line.
+    /// What kernels look up by block, tensor, track or line.
     tables: wgpu::Buffer,
     step_table: wgpu::Buffer,
     regions: Regions,
     /// Of `settings` and of the tensors.
-    pub rows: LaneRows,
-    turns: Turns,
+    pub rows: TrackRows,
+    turns: PhaseChanges,
     /// At least one word, each 1.
     pub ones: wgpu::Buffer,
     partials: wgpu::Buffer,
@@ -43,18 +43,18 @@ pub struct Tables {
     watch: Option<Watch>,
 }
 
-/// The rows that name lanes of the step table.
+/// The rows that name tracks of the step table.
 #[derive(Debug, Clone)]
-pub struct LaneRows {
+pub struct TrackRows {
     settings: Settings,
     tensors: Vec<TensorRow>,
 }
 
-impl LaneRows {
-    /// Sends a tensor to another of so many lanes.
-    pub fn set(&mut self, tensor: usize, lane: u32, lanes: u32) {
-        self.settings.lanes = lanes;
-        self.tensors[tensor].lane = lane;
+impl TrackRows {
+    /// Sends a tensor to another of so many tracks.
+    pub fn set(&mut self, tensor: usize, track: u32, tracks: u32) {
+        self.settings.tracks = tracks;
+        self.tensors[tensor].track = track;
     }
 }
 
@@ -71,8 +71,8 @@ struct Watch {
 pub struct Regions {
     tensors: u64,
     absent: u64,
-    verdicts: u64,
-    lanes: u64,
+    decisions: u64,
+    tracks: u64,
     sums: u64,
     line_sets: u64,
     words: u64,
@@ -91,8 +91,8 @@ impl Regions {
         Self {
             tensors: place(tensors, size_of::<TensorRow>()),
             absent: place(tensors, 4),
-            verdicts: place(tensors, size_of::<Verdict>()),
-            lanes: place((plan.groups.len() + plan.tensors.len()) as u64, size_of::<Lane>()),
+            decisions: place(tensors, size_of::<Decision>()),
+            tracks: place((plan.groups.len() + plan.tensors.len()) as u64, size_of::<Track>()),
             sums: place(u64::from(shader::SUMS) * tensors, size_of::<Partial>()),
             line_sets: place(lines.map_or(0, |lines| lines.sets.len()) as u64, size_of::<LineSet>()),
             words: next,
@@ -127,7 +127,7 @@ impl Sizes {
             loss_scale: 16,
             marks: of(plan.tensors.len().max(1), 4),
             partials: of(sets * blocks, size_of::<Partial>()),
-            turns: Turns::BYTES,
+            turns: PhaseChanges::BYTES,
         }
     }
 
@@ -184,7 +184,7 @@ impl Tables {
         };
         let ones = gpu.buffer_of("ones", cast_slice(&vec![1u32; sizes.marks as usize / 4]), BufferUsages::COPY_SRC)?;
         let partials = gpu.buffer("partials", sizes.partials, copied)?;
-        let turns = Turns::new(gpu)?;
+        let turns = PhaseChanges::new(gpu)?;
 
         let lines = line_tables.map(|lines| Lines::new(gpu, lines)).transpose()?;
         Ok(Self {
@@ -195,7 +195,7 @@ impl Tables {
             tables,
             step_table: table.buffer().clone(),
             regions,
-            rows: LaneRows { settings: settings_row, tensors: tensor_rows },
+            rows: TrackRows { settings: settings_row, tensors: tensor_rows },
             turns,
             ones,
             partials,
@@ -239,8 +239,8 @@ impl Tables {
             Table::LineFolds(by) => &self.line_sum(by)?.folds_buffer,
             Table::LineParts => &self.lines.as_ref()?.partials,
             Table::LineValues => &self.lines.as_ref()?.values,
-            Table::Turn { back: false } => return Some(self.turn(Phase::Training, Phase::Averaged)),
-            Table::Turn { back: true } => return Some(self.turn(Phase::Averaged, Phase::Training)),
+            Table::PhaseChange { back: false } => return Some(self.turn(Phase::Training, Phase::Averaged)),
+            Table::PhaseChange { back: true } => return Some(self.turn(Phase::Averaged, Phase::Training)),
         };
         Some(buffer.as_entire_binding())
     }
@@ -304,33 +304,33 @@ impl Tables {
         }
     }
 
-    /// Writes the rows that name lanes: those of the tensors at once, so that all go by the new ones or none.
-    pub fn write_lanes(&self, to: &mut dyn Writes, rows: &LaneRows) -> Result<()> {
+    /// Writes the rows that name tracks: those of the tensors at once, so that all go by the new ones or none.
+    pub fn write_tracks(&self, to: &mut dyn Writes, rows: &TrackRows) -> Result<()> {
         to.put(&self.settings, 0, bytemuck::bytes_of(&rows.settings))?;
         to.put(&self.tables, 4 * self.regions.tensors, cast_slice(&rows.tensors))
     }
 
-    /// Writes what `prepare` would have left of the last step, for what is recorded before the next: the lanes' scalars
-    /// and, with the counts that the tensors have, their verdicts.
+    /// Writes what `prepare` would have left of the last step, for what is recorded before the next: the tracks' scalars
+    /// and, with the counts that the tensors have, their decisions.
     pub fn write_last_step(
         &self,
         to: &mut dyn Writes,
-        rows: &LaneRows,
+        rows: &TrackRows,
         scalars: &[Scalars],
         counts: &[u32],
     ) -> Result<()> {
-        let lanes: Vec<_> =
-            scalars.iter().map(|row| Lane { scalars: row.map(|x| x as f32), ..Lane::zeroed() }).collect();
-        let verdict = |(row, count): (&TensorRow, &u32)| Verdict {
-            lane: row.lane,
+        let tracks: Vec<_> =
+            scalars.iter().map(|row| Track { scalars: row.map(|x| x as f32), ..Track::zeroed() }).collect();
+        let decision = |(row, count): (&TensorRow, &u32)| Decision {
+            track: row.track,
             elements: row.elements,
             key: row.key,
             steps: count.saturating_sub(1),
-            ..Verdict::zeroed()
+            ..Decision::zeroed()
         };
-        let verdicts: Vec<_> = rows.tensors.iter().zip(counts).map(verdict).collect();
-        to.put(&self.tables, 4 * self.regions.lanes, cast_slice(&lanes))?;
-        to.put(&self.tables, 4 * self.regions.verdicts, cast_slice(&verdicts))
+        let decisions: Vec<_> = rows.tensors.iter().zip(counts).map(decision).collect();
+        to.put(&self.tables, 4 * self.regions.tracks, cast_slice(&tracks))?;
+        to.put(&self.tables, 4 * self.regions.decisions, cast_slice(&decisions))
     }
 
     /// Records that these tensors have no gradient in the step that follows. By copies in the encoder,
@@ -372,7 +372,7 @@ fn tensor_rows(plan: &Plan, layout: &Layout) -> Vec<TensorRow> {
         let live = plan.is_live(t);
         let [first_partial, partials] = if live { layout.parts_of(t) } else { [0; 2] };
         TensorRow {
-            lane: plan.tensors[t].group as u32,
+            track: plan.tensors[t].group as u32,
             live: live.into(),
             first_partial,
             partials,
@@ -398,11 +398,11 @@ fn settings_row(plan: &Plan, layout: &Layout, table: &StepTable, regions: &Regio
         blocks: layout.blocks.len() as u32,
         parts,
         tensors: plan.tensors.len() as u32,
-        lanes: table.lanes(),
+        tracks: table.tracks(),
         tensors_at: regions.tensors as u32,
         absent_at: regions.absent as u32,
-        verdicts_at: regions.verdicts as u32,
-        lanes_at: regions.lanes as u32,
+        decisions_at: regions.decisions as u32,
+        tracks_at: regions.tracks as u32,
         sums_at: regions.sums as u32,
         line_sets_at: regions.line_sets as u32,
         rates_at,

@@ -19,7 +19,7 @@ fn bound(module: &naga::Module, group: u32) -> Bindings {
         let Some(binding) = variable.binding.filter(|b| b.group == group) else { continue };
         let kind = match variable.space {
             AddressSpace::Uniform => Kind::Uniform,
-            AddressSpace::Storage { access } if access.contains(StorageAccess::STORE) => Kind::Write,
+            AddressSpace::Storage { access } if access.contains(StorageAccess::STORE) => Kind::ReadWrite,
             AddressSpace::Storage { .. } => Kind::Read,
             other => panic!("{other:?} is bound"),
         };
@@ -101,7 +101,7 @@ fn kernels_bind_what_the_layouts_declare() {
     assert_eq!(bound(&module(&shader::rows()), 0), row_moves::rows_bindings());
     assert_eq!(bound(&module(&shader::start_rows()), 0), row_starts::start_bindings());
     assert_eq!(bound(&module(&shader::keep()), 0), keep::keep_bindings());
-    assert_eq!(bound(&module(&shader::turn()), 0), keep::turn_bindings());
+    assert_eq!(bound(&module(&shader::change_phase()), 0), keep::change_phase_bindings());
 }
 
 #[test]
@@ -111,10 +111,10 @@ fn every_kernel_leaves_two_of_the_storage_buffers_that_webgpu_promises() {
     let mut most = 0;
     each_kernel(|pass, access, _, layouts| {
         // Arrays have a limit of their own.
-        let single = |kind: &Kind| matches!(kind, Kind::Read | Kind::Write);
+        let single = |kind: &Kind| matches!(kind, Kind::Read | Kind::ReadWrite);
         let storage = layouts.iter().flatten().filter(|(_, kind)| single(kind)).count();
         assert!(storage + 2 <= promised, "{pass:?} {access:?}: {layouts:?}");
-        let many = |kind: &Kind| matches!(kind, Kind::ReadMany(_) | Kind::WriteMany(_));
+        let many = |kind: &Kind| matches!(kind, Kind::ReadMany(_) | Kind::ReadWriteMany(_));
         let arrays = layouts.iter().flatten().filter(|(_, kind)| many(kind)).count();
         assert!(arrays <= BUNDLE_ARRAYS as usize, "{pass:?} {access:?}: {layouts:?}");
         most = most.max(storage);

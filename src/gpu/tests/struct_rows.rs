@@ -117,11 +117,11 @@ fn rows_equal_the_structs_of_every_kernel() {
         blocks,
         parts,
         tensors,
-        lanes,
+        tracks,
         tensors_at,
         absent_at,
-        verdicts_at,
-        lanes_at,
+        decisions_at,
+        tracks_at,
         sums_at,
         line_sets_at,
         rates_at,
@@ -154,7 +154,7 @@ fn rows_equal_the_structs_of_every_kernel() {
     });
     let assignment = members!(AssignmentRow { row, member, gradient_shift, spare });
     let tensor =
-        members!(TensorRow { lane, live, first_partial, partials, elements, averages, key, unclipped, noise_key });
+        members!(TensorRow { track, live, first_partial, partials, elements, averages, key, unclipped, noise_key });
     let control = members!(Control {
         taken,
         skipped,
@@ -176,10 +176,10 @@ fn rows_equal_the_structs_of_every_kernel() {
         found_more,
     });
     let kept = members!(Move { before, after, words, spare });
-    let turn = members!(Turn { before, after });
+    let turn = members!(PhaseChange { before, after });
     let partial = members!(Partial { small, middle, large, largest, count, zeros, spare });
-    let lane = members!(Lane { lr, lr_decoupled, coupled, in_ratio, sign, unscale, ema_decay, ema_weight, scalars });
-    let verdict = members!(Verdict { action, lane, exponent, coefficient, elements, share, key, steps });
+    let track = members!(Track { lr, lr_decoupled, coupled, in_ratio, sign, unscale, ema_decay, ema_weight, scalars });
+    let decision = members!(Decision { action, track, exponent, coefficient, elements, share, key, steps });
     let stretch = members!(Stretch { first, count, base, elements });
     let row_slot = members!(RowSlot { quad_words, quads_before, scales_before, fill, scale, spare0, spare1, spare2 });
     let moved_rows = members!(Rows { old, fresh, width, slots, quad_words, scales, table });
@@ -236,7 +236,7 @@ fn rows_equal_the_structs_of_every_kernel() {
         shader::fold_lines(ByLine::Rows),
         shader::rows(),
         shader::keep(),
-        shader::turn(),
+        shader::change_phase(),
     ];
     let mut seen = std::collections::BTreeMap::<&str, usize>::new();
     for kernel in &kernels {
@@ -249,15 +249,15 @@ fn rows_equal_the_structs_of_every_kernel() {
             ("Tensor", &tensor),
             ("Control", &control),
             ("Partial", &partial),
-            ("Lane", &lane),
-            ("Verdict", &verdict),
+            ("Track", &track),
+            ("Decision", &decision),
             ("LineSet", &line_set),
             ("LineJob", &line_job),
             ("Stretch", &stretch),
             ("RowSlot", &row_slot),
             ("Rows", &moved_rows),
             ("Move", &kept),
-            ("Turn", &turn),
+            ("PhaseChange", &turn),
         ] {
             if module.types.iter().any(|(_, ty)| ty.name.as_deref() == Some(name)) {
                 assert_eq!(&reflect(&module, name), expected, "{name} of {}", kernel.entry);
@@ -274,8 +274,8 @@ fn numbers_on_both_sides_are_equal() {
     assert_eq!(constant(&prepare, "MAX_SCALARS"), MAX_SCALARS as f64);
     assert_eq!(constant(&prepare, "ROW_WORDS"), abi::ROW_WORDS as f64);
     assert_eq!(constant(&prepare, "NORM_EPS"), f64::from(NORM_EPS as f32));
-    // `prepare.wgsl` reads a lane's source and a group's rates by words, four and eight.
-    assert_eq!(size_of::<abi::LaneSource>(), 16);
+    // `prepare.wgsl` reads a track's source and a group's rates by words, four and eight.
+    assert_eq!(size_of::<abi::TrackSource>(), 16);
     assert_eq!(size_of::<abi::RatesRow>(), 32);
     // The headers of values by line are read by words, eight a tensor.
     assert_eq!(size_of::<abi::LineHeader>(), 32);
@@ -288,7 +288,7 @@ fn numbers_on_both_sides_are_equal() {
     // The workgroup's sum in two levels.
     assert_eq!(f64::from(WORKGROUP) % constant(&prepare, "FAN"), 0.0);
     // Kernels that know nothing else of it find the phase in the control block, and phases by their numbers.
-    let turn = module(&shader::turn());
+    let turn = module(&shader::change_phase());
     assert_eq!(constant(&turn, "PHASE"), (std::mem::offset_of!(abi::Control, phase) / 4) as f64);
     let find = module(&shader::scan(&variant(&rules::AdamW::default()), &plain(), Access::default()));
     for (name, place) in [

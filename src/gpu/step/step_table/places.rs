@@ -3,17 +3,17 @@
 use std::ops::RangeInclusive;
 
 use crate::error::{Error, Result};
-use crate::gpu::abi::{LaneSource, ROW_WORDS, RatesRow};
+use crate::gpu::abi::{ROW_WORDS, RatesRow, TrackSource};
 use crate::plan::Plan;
 
 /// Rows of a ring that groups go by: steps that can be recorded and not yet known to be done.
 pub const STEP_ROWS: u64 = 4096;
 
-/// Rows of the ring of a tensor with a lane of its own: as many as a budget for all tensors allows.
+/// Rows of the ring of a tensor with a track of its own: as many as a budget for all tensors allows.
 const OWN_ROWS: RangeInclusive<u64> = 16..=256;
 const OWN_BUDGET: u64 = 87_381;
 
-const LANE_WORDS: u64 = (size_of::<LaneSource>() / 4) as u64;
+const TRACK_WORDS: u64 = (size_of::<TrackSource>() / 4) as u64;
 const RATES_WORDS: u64 = (size_of::<RatesRow>() / 4) as u64;
 
 /// How much of everything there is.
@@ -35,7 +35,7 @@ pub struct Places {
     pub factors_at: u64,
     /// Of the rings that groups go by.
     pub rows_at: u64,
-    /// Of the rings of tensors with a lane of their own, and the rows of each.
+    /// Of the rings of tensors with a track of their own, and the rows of each.
     pub own_at: u64,
     pub own_rows: u64,
     words: u64,
@@ -76,7 +76,7 @@ impl Places {
         let row = ROW_WORDS as u64;
         let fitting = OWN_BUDGET / tensors.max(1);
         let own_rows = fitting.clamp(*OWN_ROWS.start(), *OWN_ROWS.end());
-        let rates_at = (groups + tensors) * LANE_WORDS;
+        let rates_at = (groups + tensors) * TRACK_WORDS;
         let factors_at = rates_at + groups * RATES_WORDS;
         let rows_at = factors_at + schedules * STEP_ROWS;
         let own_at = rows_at + scalars * STEP_ROWS * row;
@@ -109,7 +109,7 @@ impl Places {
         self.factors_at + schedule as u64 * STEP_ROWS
     }
 
-    /// The first word of the ring of the so-and-so-many-th tensor with a lane of its own.
+    /// The first word of the ring of the so-and-so-many-th tensor with a track of its own.
     pub fn own_ring(self, own: usize) -> u64 {
         self.own_at + own as u64 * self.own_rows * ROW_WORDS as u64
     }

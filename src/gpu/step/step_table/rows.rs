@@ -5,10 +5,10 @@ use std::ops::Range;
 
 use bytemuck::cast_slice;
 
-use super::{GroupLane, OwnLane, STEP_ROWS, StepTable};
+use super::{GroupTrack, OwnTrack, STEP_ROWS, StepTable};
 use crate::config::schedule::held;
 use crate::error::Result;
-use crate::gpu::abi::{LaneSource, ROW_WORDS, RatesRow};
+use crate::gpu::abi::{ROW_WORDS, RatesRow, TrackSource};
 use crate::gpu::device::upload::Writes;
 use crate::plan::rates::{GroupRates, Rates};
 use crate::rule::hyper::MAX_SCALARS;
@@ -26,11 +26,11 @@ impl StepTable {
         wanted: impl Fn(usize) -> bool,
     ) -> Result<()> {
         let mut written = vec![false; self.groups.len()];
-        for (group, lane) in self.groups.iter().enumerate().filter(|(group, lane)| !lane.idle && wanted(*group)) {
+        for (group, track) in self.groups.iter().enumerate().filter(|(group, track)| !track.idle && wanted(*group)) {
             // All that go by it have the same.
-            if !std::mem::replace(&mut written[lane.ring], true) {
+            if !std::mem::replace(&mut written[track.ring], true) {
                 let row = |count: u64| row_of(rates, group, count);
-                self.write_ring(to, self.places.ring(lane.ring), STEP_ROWS, rows.clone(), row)?;
+                self.write_ring(to, self.places.ring(track.ring), STEP_ROWS, rows.clone(), row)?;
             }
         }
         Ok(())
@@ -42,28 +42,28 @@ impl StepTable {
         let rows = self.places.own_rows;
         // Most tensors share a group and a count with others.
         let mut rings: HashMap<(usize, u64), Vec<[f32; ROW_WORDS]>> = HashMap::new();
-        let lacking = |lane: &OwnLane| lane.filled < lane.confirmed + rows;
+        let lacking = |track: &OwnTrack| track.filled < track.confirmed + rows;
         let mut next = 0;
         while next < self.own.len() {
-            let run = self.own[next..].iter().take_while(|lane| lacking(lane)).take(OWN_WRITE).count();
-            let lanes = next..next + run;
-            next = lanes.end.max(next + 1);
+            let run = self.own[next..].iter().take_while(|track| lacking(track)).take(OWN_WRITE).count();
+            let tracks = next..next + run;
+            next = tracks.end.max(next + 1);
             let mut written = Vec::new();
-            for lane in &self.own[lanes.clone()] {
-                let ring = rings.entry((lane.group, lane.confirmed)).or_insert_with(|| {
+            for track in &self.own[tracks.clone()] {
+                let ring = rings.entry((track.group, track.confirmed)).or_insert_with(|| {
                     let mut ring = vec![[0.0; ROW_WORDS]; rows as usize];
-                    for count in lane.confirmed..lane.confirmed + rows {
-                        ring[(count % rows) as usize] = row_of(rates, lane.group, count);
+                    for count in track.confirmed..track.confirmed + rows {
+                        ring[(count % rows) as usize] = row_of(rates, track.group, count);
                     }
                     ring
                 });
                 written.extend_from_slice(ring);
             }
             if run > 0 {
-                to.put(&self.buffer, self.places.own_ring(lanes.start) * 4, cast_slice(written.as_flattened()))?;
+                to.put(&self.buffer, self.places.own_ring(tracks.start) * 4, cast_slice(written.as_flattened()))?;
             }
-            for lane in &mut self.own[lanes] {
-                lane.filled = lane.confirmed + rows;
+            for track in &mut self.own[tracks] {
+                track.filled = track.confirmed + rows;
             }
         }
         Ok(())
@@ -71,10 +71,10 @@ impl StepTable {
 
     /// The factors of those steps, of every schedule.
     pub(super) fn write_factors(&self, to: &mut dyn Writes, rates: &Rates, rows: Range<u64>) -> Result<()> {
-        let own = self.groups.iter().enumerate().filter(|(_, lane)| lane.schedule > 0);
-        for (group, lane) in std::iter::once((0, &self.groups[0])).chain(own) {
+        let own = self.groups.iter().enumerate().filter(|(_, track)| track.schedule > 0);
+        for (group, track) in std::iter::once((0, &self.groups[0])).chain(own) {
             let factor = |t: u64| [(rates.factor_of(group, t) * rates.unit_of(group)) as f32];
-            self.write_ring(to, self.places.factors(lane.schedule), STEP_ROWS, rows.clone(), factor)?;
+            self.write_ring(to, self.places.factors(track.schedule), STEP_ROWS, rows.clone(), factor)?;
         }
         Ok(())
     }
@@ -98,16 +98,16 @@ impl StepTable {
         Ok(())
     }
 
-    pub(super) fn write_lanes(&self, to: &mut dyn Writes) -> Result<()> {
-        let groups = self.groups.iter().enumerate().map(|(group, lane)| LaneSource {
+    pub(super) fn write_tracks(&self, to: &mut dyn Writes) -> Result<()> {
+        let groups = self.groups.iter().enumerate().map(|(group, track)| TrackSource {
             group: group as u32,
             counts: 0,
-            rows_at: self.places.ring(lane.ring) as u32,
+            rows_at: self.places.ring(track.ring) as u32,
             rows: STEP_ROWS as u32,
         });
-        let own = self.own.iter().enumerate().map(|(place, lane)| LaneSource {
-            group: lane.group as u32,
-            counts: lane.tensor as u32 + 1,
+        let own = self.own.iter().enumerate().map(|(place, track)| TrackSource {
+            group: track.group as u32,
+            counts: track.tensor as u32 + 1,
             rows_at: self.places.own_ring(place) as u32,
             rows: self.places.own_rows as u32,
         });
@@ -116,7 +116,7 @@ impl StepTable {
     }
 
     pub(super) fn write_rates(&self, to: &mut dyn Writes, rates: &Rates) -> Result<()> {
-        let row = |(group, lane): (usize, &GroupLane)| {
+        let row = |(group, track): (usize, &GroupTrack)| {
             let rate = rates.groups()[group];
             // Where the rows have it, its kind is left.
             let scheduled = rates.scheduled_decay(group, 0).is_some();
@@ -128,7 +128,7 @@ impl StepTable {
                 decoupled: decays.decoupled as f32,
                 in_ratio: decays.in_ratio as f32,
                 sign: rate.sign as f32,
-                factors_at: if rate.scaled { self.places.factors(lane.schedule) as u32 } else { 0 },
+                factors_at: if rate.scaled { self.places.factors(track.schedule) as u32 } else { 0 },
                 spare: [0; 2],
             }
         };

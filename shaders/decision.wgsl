@@ -1,7 +1,7 @@
 // What `prepare.wgsl` tells the update about this step. `src/gpu/abi.rs` has the same rows.
 
-// The numbers of a group at this step; a tensor that has missed steps has a lane of its own.
-struct Lane {
+// The numbers of a group at this step; a tensor that has missed steps has a track of its own.
+struct Track {
     lr: f32,
     lr_decoupled: f32,
     coupled: f32,
@@ -18,9 +18,9 @@ struct Lane {
 }
 
 // What happens to a tensor at this step.
-struct Verdict {
+struct Decision {
     action: u32,
-    lane: u32,
+    track: u32,
     // The gradient is multiplied by 2^exponent, then by coefficient: either alone can leave f32.
     exponent: i32,
     coefficient: f32,
@@ -33,21 +33,21 @@ struct Verdict {
     steps: u32,
 }
 
-fn lane_at(index: u32) -> Lane {
-    return load_lane(settings.lanes_at + index * LANE_WORDS);
+fn track_at(index: u32) -> Track {
+    return load_track(settings.tracks_at + index * TRACK_WORDS);
 }
 
-fn verdict_of(tensor: u32) -> Verdict {
-    return load_verdict(settings.verdicts_at + tensor * VERDICT_WORDS);
+fn decision_of(tensor: u32) -> Decision {
+    return load_decision(settings.decisions_at + tensor * DECISION_WORDS);
 }
 
-fn noise_at(verdict: Verdict) -> vec2<u32> {
-    return vec2<u32>(verdict.key, verdict.steps);
+fn noise_at(decision: Decision) -> vec2<u32> {
+    return vec2<u32>(decision.key, decision.steps);
 }
 
 // Of the weights that a limit has scaled after the update has rounded them.
-fn limit_noise(verdict: Verdict) -> vec2<u32> {
-    return vec2<u32>(verdict.key ^ 0x9e3779b9u, verdict.steps);
+fn limit_noise(decision: Decision) -> vec2<u32> {
+    return vec2<u32>(decision.key ^ 0x9e3779b9u, decision.steps);
 }
 
 const LARGEST_LR: f32 = 0x1.fffffep+127f;
