@@ -9,6 +9,7 @@ mod groups;
 #[doc(hidden)]
 pub mod layout;
 mod names;
+mod noise;
 mod passes;
 pub mod rates;
 mod scalars;
@@ -27,7 +28,7 @@ use crate::lines::{Lines, Matrices};
 use crate::rule::hyper::MAX_SCALARS;
 use crate::rule::twin::MAX_SLOTS;
 use crate::rule::{Rule, Slot};
-use crate::storage::{Format, Q8_BLOCK, SlotStorage, StateFormat, Storage, noise_key};
+use crate::storage::{Format, Q8_BLOCK, SlotStorage, StateFormat, Storage};
 use crate::tensor::{MAX_ELEMENTS, TensorSpec};
 
 use groups::groups_of;
@@ -246,17 +247,6 @@ impl Plan {
                 scales: if format == StateFormat::Q8 { vec![0.0; scales] } else { Vec::new() },
             })
             .collect()
-    }
-
-    /// What the random bits of a tensor depend on beside its steps.
-    pub(crate) fn noise_key(&self, tensor: usize) -> u32 {
-        noise_key(self.seed, &self.tensors[tensor].spec.name)
-    }
-
-    /// The same of its normal numbers.
-    pub(crate) fn normal_key(&self, tensor: usize) -> u32 {
-        let seed = self.noise.as_ref().map_or(0, |noise| noise.seed);
-        noise_key(seed, &self.tensors[tensor].spec.name)
     }
 
     /// How a tensor's parameters and its gradient are stored.
