@@ -58,7 +58,7 @@ const ENGINE: [Change; 21] = [
 ];
 
 /// One of each kind.
-const TOGETHER: [&str; 9] = [
+const TOGETHER: [&str; 8] = [
     "maximize",
     "cautious",
     "gradient.accumulate",
@@ -67,7 +67,6 @@ const TOGETHER: [&str; 9] = [
     "gradient.clip_global_norm",
     "weights.max_norm",
     "ema",
-    "noise",
 ];
 
 /// Those that the configuration allows.
