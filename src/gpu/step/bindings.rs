@@ -148,13 +148,13 @@ impl DispatchCache {
         lines: Option<&LineTables>,
         keys: &[&Key],
     ) -> Result<Vec<BoundDispatch>> {
-        let singles = keys.iter().filter(|key| key.dispatch.spans.len() == 1 && key.dispatch.bundle.is_none());
+        let singles = keys.iter().filter(|key| !key.dispatch.has_table());
         let rows: Vec<_> = singles.map(|key| span_row(&key.dispatch.spans[0], lines)).collect();
         let rows = if rows.is_empty() { None } else { Some(Uniforms::new(gpu, "spans", &rows)?) };
         let mut index = 0;
         keys.iter()
             .map(|key| match &rows {
-                Some(rows) if key.dispatch.spans.len() == 1 && key.dispatch.bundle.is_none() => {
+                Some(rows) if !key.dispatch.has_table() => {
                     index += 1;
                     self.bind_dispatch(gpu, layout, windows, lines, key, rows.row(index - 1))
                 }
@@ -308,7 +308,7 @@ fn span_row(span: &Span, lines: Option<&LineTables>) -> SpanRow {
     }
 }
 
-/// What each workgroup of a bundle serves.
+/// What each workgroup of a list or a bundle serves.
 fn assignments(dispatch: &Dispatch) -> Vec<AssignmentRow> {
     let of_span = |(member, span): (usize, &Span)| {
         let gradient_shift = span.gradient_shift;
@@ -320,7 +320,7 @@ fn assignments(dispatch: &Dispatch) -> Vec<AssignmentRow> {
 /// Bytes of the tables of those dispatches, and of the codes.
 pub fn bytes(layout: &Layout, dispatches: &[Dispatch]) -> u64 {
     let codes = if layout.windows.iter().any(has_codes) { size_of_val(codes().as_slice()) } else { 0 };
-    let of_dispatch = |dispatch: &Dispatch| match dispatch.is_list() || dispatch.bundle.is_some() {
+    let of_dispatch = |dispatch: &Dispatch| match dispatch.has_table() {
         true => (dispatch.blocks() * size_of::<AssignmentRow>()) as u64,
         false => uniforms::bytes(1),
     };

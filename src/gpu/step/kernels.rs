@@ -152,12 +152,10 @@ impl Kernels {
         let mut wanted = Vec::new();
         for pass in &passes {
             let kernel = shader::of_pass(*pass, plan, variant, access).with_workgroup(self.threads(*pass, variant));
-            let group = match self.bound.get(&kernel.tables) {
-                Some(group) => group.clone(),
-                None => tables.bind(gpu, &kernel.tables)?,
-            };
-            self.bound.insert(kernel.tables.clone(), group.clone());
-            bound.push(group);
+            if !self.bound.contains_key(&kernel.tables) {
+                self.bound.insert(kernel.tables.clone(), tables.bind(gpu, &kernel.tables)?);
+            }
+            bound.push(self.bound[&kernel.tables].clone());
             let mut groups = vec![layout_of(&kernel.tables)];
             groups.extend(shader::goes_by_span(*pass).then(|| span_layout(*pass, plan, variant, access)));
             let is_ours = !shader::has_rule(*pass) || rules::is_ours(rule);

@@ -29,6 +29,11 @@ impl Dispatch {
         self.bundle.is_none() && self.spans.len() > 1
     }
 
+    /// Whether a table has a row for each of its workgroups; else a span says what they serve.
+    pub fn has_table(&self) -> bool {
+        self.is_list() || self.bundle.is_some()
+    }
+
     /// Its workgroups, one a block.
     pub fn blocks(&self) -> usize {
         self.spans.iter().map(|span| span.blocks.len()).sum()
